@@ -1,0 +1,89 @@
+# Every target that needs an environment makes it first (scripts/install.py); with nothing changed
+# that takes a fraction of a second. `make` alone lists the targets.
+
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+
+# The stack to install and serve with: cpu, gpu, or auto for what the machine has.
+PROFILE ?= auto
+HOST ?= 127.0.0.1
+PORT ?= 8000
+# A settings file; empty takes configs/cpu.toml or configs/gpu.toml.
+CONFIG ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+
+# The first Python that is new enough and can make environments; `make PYTHON=…` names another.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14; do \
+	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& echo $$p && break; done)
+
+define install
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer with venv is needed; none was found." >&2; \
+		echo "Install one (Debian: python3 python3-venv) or give PYTHON=/path/to/python." >&2; exit 2; }
+	@$(PYTHON) scripts/install.py --venv $(VENV)
+endef
+
+.PHONY: help
+help:  ## list the targets
+	@echo "make TARGET [PROFILE=auto|cpu|gpu] [PYTHON=python3.11]"
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## */  \1\t/' | expand -t 18
+
+.PHONY: serve
+serve:  ## install, then serve in the foreground at HOST=127.0.0.1 PORT=8000 [CONFIG=file]
+	$(install) --profile $(PROFILE)
+	@exec $(BIN)/r1-serve up --host $(HOST) --port $(PORT) $(if $(CONFIG),--config $(CONFIG))
+
+.PHONY: install
+install:  ## only make the environment, tests and tools included
+	$(install) --profile $(PROFILE) --dev
+
+.PHONY: test
+test:  ## all tests, those on real vLLM included
+	$(install) --profile $(PROFILE) --dev
+	@exec $(BIN)/python -m pytest $(ARGS)
+
+.PHONY: test-unit
+test-unit:  ## the tests that need no vLLM
+	$(install) --profile router --dev
+	@exec $(BIN)/python -m pytest -m "not engine" $(ARGS)
+
+.PHONY: lint
+lint:  ## ruff's rules and format, and the types
+	$(install) --profile router --dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+.PHONY: format
+format:  ## mend what ruff can mend
+	$(install) --profile router --dev
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+.PHONY: bench
+bench:  ## load test against a running server (benchmarks/)
+	$(install) --profile $(PROFILE) --dev
+	@exec $(BIN)/python -m benchmarks $(ARGS)
+
+.PHONY: bench-router
+bench-router:  ## the router's own cost, beside other routers, over a stand-in engine
+	$(install) --profile router --dev
+	@exec $(BIN)/python -m benchmarks.router $(ARGS)
+
+.PHONY: demo-model
+demo-model:  ## train the demo model again and measure it (demo_model/)
+	$(install) --profile $(PROFILE) --dev
+	@exec $(BIN)/python -m demo_model $(ARGS)
+
+.PHONY: lock
+lock:  ## resolve requirements/*.txt again; UPGRADE=1 takes newer versions
+	@test -x .venvs/lock/bin/uv || { $(PYTHON) -m venv .venvs/lock \
+		&& .venvs/lock/bin/pip install --quiet uv==0.13.9; }
+	UV=$(CURDIR)/.venvs/lock/bin/uv UPGRADE=$(UPGRADE) requirements/lock.sh
+
+.PHONY: clean
+clean:  ## remove environments, caches and build results
+	rm -rf $(VENV) .venvs build dist bench-results .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
