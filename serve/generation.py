@@ -1,0 +1,165 @@
+"""One generation: the engine call behind one chat request, its output split into trace and answer.
+
+Today a generation has one leg, a streaming chat completion on one replica. What it yields are the
+engine's own choices, with `delta.reasoning` and `delta.content` replaced by what the splitter
+releases; `usage` is complete when the iteration ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+
+import msgspec
+
+from serve.errors import ContextLengthExceeded, UpstreamError
+from serve.presets import BUDGET, Plan
+from serve.protocol import EngineChoice, EngineUsage, decode_chunk
+from serve.reasoning import ReasoningTokenCounter, TraceFormat, TraceSplitter
+from serve.replicas import EngineInfo, ReplicaSet
+from serve.sse import DONE, SSEDecoder, SSETooLong
+from serve.upstream import Reply
+
+CHAT_PATH = "/v1/chat/completions"
+FOLDED_STREAM_INTERVAL = 16
+"""Tokens per chunk that an engine is asked for when the client wants the whole reply: the engine
+spends its time on tokens, not on chunks nobody reads (`stream_interval`, vLLM 0.32)."""
+
+
+class Usage(msgspec.Struct):
+    """Tokens of one generation, over all its choices."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    reasoning_tokens: int = 0
+    cached_tokens: int | None = None
+
+
+class _Choice:
+    __slots__ = ("counter", "num_tokens", "splitter")
+
+    def __init__(self, trace: TraceFormat) -> None:
+        self.splitter = TraceSplitter(trace)
+        self.counter = ReasoningTokenCounter(trace)
+        self.num_tokens = 0
+
+    def take(self, choice: EngineChoice) -> None:
+        """Counts the chunk's tokens and replaces its text by what the splitter releases."""
+        delta = choice.delta
+        if choice.token_ids is not None:
+            self.num_tokens += len(choice.token_ids)
+            self.counter.add(choice.token_ids)
+        elif delta.content or delta.reasoning or delta.reasoning_content:
+            self.num_tokens += 1
+            self.counter.num_tokens += not self.splitter.answering
+        trace, answer = self.splitter.feed_split(
+            delta.reasoning or delta.reasoning_content or "", delta.content or ""
+        )
+        if choice.finish_reason is not None:
+            last_trace, last_answer = self.splitter.finish()
+            trace, answer = trace + last_trace, answer + last_answer
+        delta.reasoning, delta.content = trace, answer
+
+
+class Generation:
+    """Iterate `choices()` once `start()` has returned; leave it with `close()` on every path."""
+
+    def __init__(self, plan: Plan, replicas: ReplicaSet, request_id: str) -> None:
+        self._plan = plan
+        self._replicas = replicas
+        self._headers = {"x-request-id": request_id}
+        self._resources = contextlib.ExitStack()
+        self._reply: Reply | None = None
+        self._choices: list[_Choice] = []
+        self.usage = Usage()
+        self.prompt_token_ids: list[int] | None = None
+
+    async def start(self) -> None:
+        """Sends the request to a replica; returns when the engine has accepted it.
+
+        Raises `ServeError`; nothing is left running then.
+        """
+        model = self._plan.model
+        try:
+            self._reply, info = await self._replicas.open(
+                model, CHAT_PATH, self._body, self._resources, self._headers
+            )
+        except ContextLengthExceeded:
+            raise await self._too_long() from None
+        self._choices = [_Choice(info.trace) for _ in range(self._plan.num_choices)]
+
+    async def choices(self) -> AsyncIterator[list[EngineChoice]]:
+        """The choices of each read from the engine. Raises `UpstreamError` when it breaks off."""
+        if self._reply is None:
+            raise RuntimeError("start() comes first")
+        decoder = SSEDecoder()
+        try:
+            while data := await self._reply.read():
+                batch: list[EngineChoice] = []
+                for event in decoder.feed(data):
+                    if event == DONE:
+                        if batch:
+                            yield batch
+                        self._count()
+                        return
+                    batch += self._take(event)
+                if batch:
+                    yield batch
+        except (msgspec.DecodeError, SSETooLong) as exc:
+            raise UpstreamError(f"the engine's stream could not be read: {exc}") from exc
+        raise UpstreamError("the engine's stream ended before it was complete")
+
+    def close(self) -> None:
+        """Ends the leg; an unfinished one is aborted on the engine."""
+        self._resources.close()
+
+    def _body(self, info: EngineInfo) -> bytes:
+        body = self._plan.body
+        if not info.has_thinking_budget and BUDGET in body:
+            body = {key: value for key, value in body.items() if key != BUDGET}
+        if not self._plan.stream:
+            body = body | {"stream_interval": FOLDED_STREAM_INTERVAL}
+        return msgspec.json.encode(body)
+
+    def _take(self, event: bytes) -> list[EngineChoice]:
+        chunk = decode_chunk(event)
+        if chunk.error is not None:
+            raise UpstreamError(f"the engine reported: {chunk.error.message}")
+        if chunk.prompt_token_ids is not None:
+            self.prompt_token_ids = chunk.prompt_token_ids
+            self.usage.prompt_tokens = len(chunk.prompt_token_ids)
+        if chunk.usage is not None:
+            self._settle(chunk.usage)
+        for choice in chunk.choices:
+            if not 0 <= choice.index < len(self._choices):
+                raise UpstreamError(f"the engine sent choice {choice.index}, which nobody asked for")
+            self._choices[choice.index].take(choice)
+        return chunk.choices
+
+    def _count(self) -> None:
+        self.usage.reasoning_tokens = sum(choice.counter.num_tokens for choice in self._choices)
+        counted = sum(choice.num_tokens for choice in self._choices)
+        self.usage.completion_tokens = self.usage.completion_tokens or counted
+
+    def _settle(self, usage: EngineUsage) -> None:
+        self.usage.prompt_tokens = usage.prompt_tokens
+        self.usage.completion_tokens = usage.completion_tokens or 0
+        if usage.prompt_tokens_details is not None:
+            self.usage.cached_tokens = usage.prompt_tokens_details.get("cached_tokens")
+
+    async def _too_long(self) -> ContextLengthExceeded:
+        """The context error with exact figures, from the engine's own tokenizer."""
+        body = {key: self._plan.body[key] for key in ("model", "messages")}
+        reply = await self._replicas.call(self._plan.model, "/tokenize", body)
+        counted = msgspec.json.decode(reply, type=_Count)
+        too_many = counted.count - counted.max_model_len + 1
+        return ContextLengthExceeded(
+            f"the prompt has {counted.count} tokens, {too_many} too many for a context of "
+            f"{counted.max_model_len} that must also hold the reply; shorten the messages",
+            param="messages",
+        )
+
+
+class _Count(msgspec.Struct):
+    count: int
+    max_model_len: int

@@ -1,0 +1,191 @@
+"""Splits a reasoning model's output into thinking and answer, incrementally. Pure: text in, text out.
+
+The model writes `steps</think>answer`. Three things vary, and `TraceFormat` says which holds:
+the chat template may have opened `<think>` already (DeepSeek-R1's does, so the output has no opening
+tag), the model may open it itself, and the engine may have split the two already
+(`vllm serve --reasoning-parser …` streams `reasoning` and `content`).
+
+The result depends on the text alone, never on how it was cut into chunks. Rules:
+
+- The first `</think>` ends the trace; later tags are text of the answer (it may quote them).
+- A `<think>` that opens the output is dropped, also when the template had opened one before.
+- The trace is given without the white space around it, the answer without the blank lines before it.
+- A trace that never closes is all trace, and the answer is empty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum, auto
+from typing import Literal
+
+import msgspec
+
+OPEN_TAG = "<think>"
+CLOSE_TAG = "</think>"
+
+ReasoningFormat = Literal["parsed", "raw", "hidden"]
+
+
+class TraceFormat(msgspec.Struct, frozen=True):
+    """How one engine's output presents the trace."""
+
+    opened_by_template: bool = True
+    split_by_engine: bool = False
+    open_id: int | None = None
+    """Token id of `<think>`; None where it isn't a single token or isn't known."""
+    close_id: int | None = None
+
+
+class _Phase(Enum):
+    START = auto()
+    """Only white space, or the beginning of a tag, has come so far."""
+    THINKING = auto()
+    ANSWER_START = auto()
+    """The trace is closed; blank lines before the answer are being dropped."""
+    ANSWER = auto()
+
+
+class TraceSplitter:
+    """One choice's output, fed as it arrives. Amortised linear time; holds back only what may still
+    turn out to be a tag, or white space to drop."""
+
+    __slots__ = ("_by_engine", "_has_trace", "_held", "_opened", "_phase")
+
+    def __init__(self, trace_format: TraceFormat) -> None:
+        self._opened = trace_format.opened_by_template
+        self._by_engine = trace_format.split_by_engine
+        self._phase = _Phase.START
+        self._held = ""
+        self._has_trace = False
+
+    @property
+    def answering(self) -> bool:
+        """Whether the trace is over: what comes now belongs to the answer."""
+        return self._phase is _Phase.ANSWER or self._phase is _Phase.ANSWER_START
+
+    def feed(self, text: str) -> tuple[str, str]:
+        """Raw output text (tags and all) → the (trace, answer) text that it releases."""
+        if self._phase is _Phase.ANSWER:
+            return "", text
+        text = self._take_held() + text
+        if self._phase is _Phase.START:
+            text = self._start(text)
+        if self._phase is _Phase.THINKING:
+            end = text.find(CLOSE_TAG)
+            if end < 0:
+                return self._trace(text, held_tag=CLOSE_TAG), ""
+            self._phase = _Phase.ANSWER_START
+            return self._trace(text[:end]), self._answer(text[end + len(CLOSE_TAG) :])
+        return "", self._answer(text) if self._phase is _Phase.ANSWER_START else ""
+
+    def feed_split(self, reasoning: str, content: str) -> tuple[str, str]:
+        """An engine's own `reasoning` and `content` → the (trace, answer) text that they release.
+
+        An engine known to split that sends only `content` is taken at its word: that is answer.
+        vLLM's splitter lets `</think>` slip into `content` when stop strings delay the text behind
+        the token ids; such a tag is dropped.
+        """
+        if not self._by_engine:
+            if not reasoning:
+                return self.feed(content)
+            self._by_engine = True
+        trace = answer = ""
+        if reasoning and not self.answering:
+            text = self._take_held() + reasoning
+            if self._phase is _Phase.START:
+                text = self._start(text)
+            if self._phase is not _Phase.START:
+                self._phase = _Phase.THINKING
+                trace = self._trace(text)
+        if content:
+            if not self.answering:
+                trace += self._trace(self._take_held())
+                self._phase, self._held = _Phase.ANSWER_START, ""
+            answer = self._engine_answer(content)
+        return trace, answer
+
+    def finish(self) -> tuple[str, str]:
+        """The output has ended: releases what was held back, if it is text after all."""
+        held = self._take_held()
+        if self._phase is _Phase.THINKING or (
+            self._phase is _Phase.START and (self._opened or self._by_engine)
+        ):
+            return self._trace(held), ""
+        return "", self._answer(held)
+
+    def _take_held(self) -> str:
+        held, self._held = self._held, ""
+        return held
+
+    def _start(self, text: str) -> str:
+        """Decides what the output begins with, or holds it back and stays at START."""
+        body = text.lstrip()
+        if len(body) < len(OPEN_TAG) and OPEN_TAG.startswith(body):
+            self._held = text
+            return ""
+        if body.startswith(OPEN_TAG):
+            self._phase = _Phase.THINKING
+            return body[len(OPEN_TAG) :]
+        self._phase = _Phase.THINKING if self._opened else _Phase.ANSWER_START
+        return text
+
+    def _trace(self, text: str, held_tag: str = "") -> str:
+        """The trace text to release; its trailing white space and a tail that may be the beginning
+        of `held_tag` are held back."""
+        if not self._has_trace:
+            text = text.lstrip()
+        cut = len(text)
+        if held_tag:
+            last = text.rfind("<", max(0, cut - len(held_tag) + 1))
+            if last >= 0 and held_tag.startswith(text[last:]):
+                cut = last
+        released = text[:cut].rstrip()
+        self._held = text[len(released) :]
+        self._has_trace = self._has_trace or bool(released)
+        return released
+
+    def _answer(self, text: str) -> str:
+        body = text.lstrip()
+        if not body:
+            self._held = text
+            return ""
+        self._phase = _Phase.ANSWER
+        indent = text[: len(text) - len(body)]
+        return indent[indent.rfind("\n") + 1 :] + body
+
+    def _engine_answer(self, content: str) -> str:
+        if self._phase is _Phase.ANSWER:
+            return content
+        text = self._take_held() + content
+        body = text.lstrip()
+        if len(body) < len(CLOSE_TAG) and CLOSE_TAG.startswith(body):
+            self._held = text
+            return ""
+        return self._answer(body[len(CLOSE_TAG) :] if body.startswith(CLOSE_TAG) else text)
+
+
+class ReasoningTokenCounter:
+    """Counts the ids between `<think>` and the first `</think>`, the tags themselves excluded (the
+    definition of vLLM's `count_reasoning_tokens`), also where the template opened the tag."""
+
+    __slots__ = ("_close_id", "_open", "_open_id", "closed", "num_tokens")
+
+    def __init__(self, trace_format: TraceFormat) -> None:
+        self._open_id = trace_format.open_id
+        self._close_id = trace_format.close_id
+        self._open = trace_format.opened_by_template
+        self.closed = False
+        self.num_tokens = 0
+
+    def add(self, token_ids: Sequence[int]) -> None:
+        if self.closed:
+            return
+        for token_id in token_ids:
+            if token_id == self._close_id:
+                self.closed = True
+                return
+            if token_id == self._open_id:
+                self._open = True
+            elif self._open:
+                self.num_tokens += 1

@@ -1,0 +1,248 @@
+"""What the client sees of a chat: the chunks of a stream, or the whole reply. Pure.
+
+`StreamReply` encodes choice by choice into bytes whose constant parts are made once per request;
+`WholeReply` folds the same choices, so that both forms carry the same text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from serve.generation import Usage
+from serve.presets import Plan
+from serve.protocol import EngineChoice
+from serve.reasoning import CLOSE_TAG, OPEN_TAG, ReasoningFormat
+
+_dumps = msgspec.json.encode
+
+
+class Head(msgspec.Struct, frozen=True):
+    """What every chunk and reply of a request begins with."""
+
+    id: str
+    created: int
+    model: str
+    reasoning_fields: Sequence[str]
+
+
+class _View:
+    """(trace, answer) as `reasoning_format` wants them, for one choice."""
+
+    __slots__ = ("_format", "_in_trace")
+
+    def __init__(self, reasoning_format: ReasoningFormat) -> None:
+        self._format = reasoning_format
+        self._in_trace: bool | None = None
+
+    def of(self, trace: str, answer: str) -> tuple[str, str]:
+        if self._format == "parsed":
+            return trace, answer
+        if self._format == "hidden":
+            return "", answer
+        text = ""
+        if trace or (answer and self._in_trace is None):
+            text = trace if self._in_trace else f"{OPEN_TAG}\n{trace}"
+            self._in_trace = True
+        if answer and self._in_trace:
+            text += f"\n{CLOSE_TAG}\n\n"
+            self._in_trace = False
+        return "", text + answer
+
+
+class StreamReply:
+    """Choices → SSE bytes."""
+
+    def __init__(self, plan: Plan, head: Head) -> None:
+        self._views = [_View(plan.reasoning_format) for _ in range(plan.num_choices)]
+        self._hidden = plan.reasoning_format == "hidden"
+        self._token_ids = plan.return_token_ids
+        start = b'data: {"id":%b,"object":"chat.completion.chunk","created":%d,"model":%b,' % (
+            _dumps(head.id),
+            head.created,
+            _dumps(head.model),
+        )
+        self._start = start
+        self._choice_starts = [
+            start + b'"choices":[{"index":%d,"delta":{' % index for index in range(plan.num_choices)
+        ]
+        self._reasoning_keys = [_dumps(name) + b":" for name in head.reasoning_fields]
+
+    def encode(self, choices: Iterable[EngineChoice]) -> bytes:
+        """The events of one read; empty when they have nothing to show yet."""
+        return b"".join([event for choice in choices for event in self._events(choice)])
+
+    def prompt_token_ids(self, ids: list[int]) -> bytes:
+        return b'%b"choices":[],"prompt_token_ids":%b}\n\n' % (self._start, _dumps(ids))
+
+    def usage(self, usage: Usage) -> bytes:
+        return b'%b"choices":[],"usage":%b}\n\n' % (self._start, _dumps(usage_body(usage)))
+
+    def _events(self, choice: EngineChoice) -> Iterable[bytes]:
+        delta = choice.delta
+        start = self._choice_starts[choice.index]
+        trace, answer = self._views[choice.index].of(delta.reasoning or "", delta.content or "")
+        extras = self._extras(choice) if choice.logprobs or self._token_ids else b""
+        if delta.role is not None:
+            yield start + b'"role":"assistant","content":""},"finish_reason":null}]}\n\n'
+        if trace:
+            text = _dumps(trace)
+            fields = b",".join([key + text for key in self._reasoning_keys])
+            yield b'%b%b}%b,"finish_reason":null}]}\n\n' % (start, fields, extras)
+            extras = b""
+        if answer:
+            yield b'%b"content":%b}%b,"finish_reason":null}]}\n\n' % (start, _dumps(answer), extras)
+            extras = b""
+        if delta.tool_calls is not None:
+            yield b'%b"tool_calls":%b},"finish_reason":null}]}\n\n' % (start, delta.tool_calls)
+        if extras and choice.finish_reason is None:
+            yield b'%b}%b,"finish_reason":null}]}\n\n' % (start, extras)
+        if choice.finish_reason is not None:
+            yield b'%b}%b,"finish_reason":%b,"stop_reason":%b}]}\n\n' % (
+                start,
+                extras,
+                _dumps(choice.finish_reason),
+                _dumps(choice.stop_reason),
+            )
+
+    def _extras(self, choice: EngineChoice) -> bytes:
+        """Log probabilities and token ids of the chunk; not those of a hidden trace."""
+        if self._hidden and not choice.delta.content:
+            return b""
+        extras = b""
+        if choice.logprobs is not None and choice.logprobs != b"null":
+            extras = b',"logprobs":%b' % bytes(choice.logprobs)
+        if self._token_ids and choice.token_ids:
+            extras += b',"token_ids":%b' % _dumps(choice.token_ids)
+        return extras
+
+
+class _ToolFunction(msgspec.Struct):
+    name: str | None = None
+    arguments: str | None = None
+
+
+class _ToolCall(msgspec.Struct):
+    index: int = 0
+    id: str | None = None
+    function: _ToolFunction | None = None
+
+
+class _Logprobs(msgspec.Struct):
+    content: list[msgspec.Raw] | None = None
+
+
+class _Folded:
+    """One choice of a whole reply, as it grows."""
+
+    def __init__(self, reasoning_format: ReasoningFormat) -> None:
+        self.view = _View(reasoning_format)
+        self.trace: list[str] = []
+        self.answer: list[str] = []
+        self.tool_calls: dict[int, dict[str, object]] = {}
+        self.logprobs: list[msgspec.Raw] = []
+        self.token_ids: list[int] = []
+        self.finish_reason: str | None = None
+        self.stop_reason: int | str | None = None
+
+    def add(self, choice: EngineChoice, hidden: bool) -> None:
+        delta = choice.delta
+        trace, answer = self.view.of(delta.reasoning or "", delta.content or "")
+        self.trace.append(trace)
+        self.answer.append(answer)
+        if not (hidden and not answer):
+            if choice.logprobs is not None and choice.logprobs != b"null":
+                logprobs = msgspec.json.decode(choice.logprobs, type=_Logprobs)
+                self.logprobs += logprobs.content or []
+            self.token_ids += choice.token_ids or []
+        if delta.tool_calls is not None:
+            self._add_tool_calls(delta.tool_calls)
+        if choice.finish_reason is not None:
+            self.finish_reason, self.stop_reason = choice.finish_reason, choice.stop_reason
+
+    def _add_tool_calls(self, raw: msgspec.Raw) -> None:
+        for call in msgspec.json.decode(raw, type=list[_ToolCall]):
+            known = self.tool_calls.setdefault(
+                call.index, {"id": None, "type": "function", "name": "", "arguments": ""}
+            )
+            known["id"] = known["id"] or call.id
+            if call.function is not None:
+                known["name"] = known["name"] or call.function.name
+                known["arguments"] = f"{known['arguments']}{call.function.arguments or ''}"
+
+    def message(self, reasoning_fields: Sequence[str]) -> dict[str, object]:
+        trace = "".join(self.trace)
+        message: dict[str, object] = {
+            "role": "assistant",
+            "content": "".join(self.answer) or None,
+            **dict.fromkeys(reasoning_fields, trace or None),
+        }
+        if self.tool_calls:
+            message["tool_calls"] = [
+                {
+                    "id": call["id"],
+                    "type": call["type"],
+                    "function": {"name": call["name"], "arguments": call["arguments"]},
+                }
+                for _, call in sorted(self.tool_calls.items())
+            ]
+        return message
+
+
+class WholeReply:
+    """Choices → one JSON body."""
+
+    def __init__(self, plan: Plan, head: Head) -> None:
+        self._plan = plan
+        self._head = head
+        self._folded = [_Folded(plan.reasoning_format) for _ in range(plan.num_choices)]
+
+    def add(self, choices: Iterable[EngineChoice]) -> None:
+        hidden = self._plan.reasoning_format == "hidden"
+        for choice in choices:
+            self._folded[choice.index].add(choice, hidden)
+
+    def body(self, usage: Usage, prompt_token_ids: list[int] | None) -> bytes:
+        head, plan = self._head, self._plan
+        reply: dict[str, object] = {
+            "id": head.id,
+            "object": "chat.completion",
+            "created": head.created,
+            "model": head.model,
+            "choices": [self._choice(i, folded) for i, folded in enumerate(self._folded)],
+            "usage": usage_body(usage),
+            "r1": {
+                "preset": plan.preset,
+                "thinking_token_budget": plan.thinking_token_budget,
+                "budget_source": plan.budget_source,
+            },
+        }
+        if plan.return_token_ids:
+            reply["prompt_token_ids"] = prompt_token_ids
+        return _dumps(reply)
+
+    def _choice(self, index: int, folded: _Folded) -> dict[str, object]:
+        choice: dict[str, object] = {
+            "index": index,
+            "message": folded.message(self._head.reasoning_fields),
+            "logprobs": {"content": folded.logprobs} if folded.logprobs else None,
+            "finish_reason": folded.finish_reason,
+            "stop_reason": folded.stop_reason,
+        }
+        if self._plan.return_token_ids:
+            choice["token_ids"] = folded.token_ids
+        return choice
+
+
+def usage_body(usage: Usage) -> dict[str, object]:
+    """OpenAI's `usage` object."""
+    body: dict[str, object] = {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
+    }
+    if usage.cached_tokens is not None:
+        body["prompt_tokens_details"] = {"cached_tokens": usage.cached_tokens}
+    return body

@@ -1,0 +1,280 @@
+"""The HTTP surface: routes and error handlers, thin. `build_app` makes the whole router.
+
+A request walks one way: body → protocol → presets → admission → replica → upstream → reasoning →
+reply. State is built here once and hangs on `app.state`; nothing is global.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import signal
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+from fastapi import FastAPI, Request, Response
+from starlette.exceptions import HTTPException
+
+from serve import __version__
+from serve.admission import Gate
+from serve.chat import ChatReply, make_head, outcome_of
+from serve.completion import CompletionReply
+from serve.errors import (
+    BodyTooLarge,
+    MethodNotAllowed,
+    NotReady,
+    RouteNotFound,
+    ServeError,
+)
+from serve.generation import Generation
+from serve.openapi import CHAT_SCHEMA, COMPLETION_SCHEMA, TOKENIZE_SCHEMA
+from serve.presets import (
+    PresetBook,
+    engine_messages,
+    load_presets,
+    plan_chat,
+    plan_completion,
+    resolve_model,
+)
+from serve.protocol import parse_chat, parse_completion, parse_json, parse_tokenize
+from serve.replicas import EngineInfo, ReplicaSet
+from serve.settings import Settings, SettingsError
+from serve.strict import did_you_mean
+from serve.telemetry import Stopwatch, Telemetry
+
+log = logging.getLogger(__name__)
+
+
+class Router:
+    """The router's state: settings, presets, replicas, gate, telemetry."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.presets = self._read_presets()
+        self.replicas = ReplicaSet(settings.router)
+        self.gate = Gate(settings.router.max_in_flight)
+        self.telemetry = Telemetry(
+            lambda: self.gate.num_in_flight,
+            lambda: len(self.replicas.ready),
+            len(self.replicas.replicas),
+        )
+
+    def reload_presets(self) -> None:
+        """Reads the presets again; a broken file is reported and the old presets stay."""
+        try:
+            self.presets = self._read_presets()
+        except SettingsError as exc:
+            log.error("presets not reloaded: %s", exc)
+        else:
+            log.info("presets reloaded: %s", ", ".join(self.presets.presets))
+
+    def _read_presets(self) -> PresetBook:
+        router = self.settings.router
+        book = load_presets(Path(router.presets) if router.presets else None)
+        if router.default_preset not in book.presets:
+            raise SettingsError(
+                f"router.default_preset = `{router.default_preset}` is not among the presets"
+                f"{did_you_mean(router.default_preset, book.presets)}"
+            )
+        return book
+
+    def resolve(self, model: str | None, preset: str | None) -> tuple[EngineInfo, str]:
+        """What serves the asked model, and the preset to use. Raises `ServeError`."""
+        models = self.replicas.models()
+        if not models:
+            raise self.replicas.not_ready()
+        name, named = resolve_model(model, preset, models, self.presets)
+        return models[name], named or self.settings.router.default_preset
+
+
+def build_app(settings: Settings) -> FastAPI:
+    """The router over `settings.router.engine_urls`. Raises `SettingsError`."""
+    router = Router(settings)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        loop = asyncio.get_running_loop()
+        with contextlib.suppress(ValueError, NotImplementedError, RuntimeError):
+            loop.add_signal_handler(signal.SIGHUP, router.reload_presets)
+        async with router.replicas.running():
+            yield
+
+    app = FastAPI(
+        title="r1-serve",
+        version=__version__,
+        summary="A reasoning-aware, OpenAI-compatible router over vLLM.",
+        lifespan=lifespan,
+    )
+    app.state.router = router
+    app.state.draining = False
+    _add_error_handlers(app, router)
+    _add_generation_routes(app, router)
+    _add_information_routes(app, router)
+    return app
+
+
+def _add_generation_routes(app: FastAPI, router: Router) -> None:
+    settings = router.settings
+
+    @app.post("/v1/chat/completions", openapi_extra=CHAT_SCHEMA)
+    async def chat(request: Request) -> Response:
+        watch = Stopwatch()
+        data = parse_json(await read_body(request, settings.server.max_body_bytes))
+        chat_request = parse_chat(data)
+        info, preset = router.resolve(chat_request.model, chat_request.preset)
+        plan = plan_chat(
+            chat_request,
+            data,
+            model=info.model,
+            max_model_len=info.max_model_len,
+            preset_name=preset,
+            book=router.presets,
+            merge_system=settings.router.merge_system_message,
+        )
+        request_id = f"chatcmpl-{uuid.uuid4().hex}"
+        return ChatReply(
+            plan,
+            Generation(plan, router.replicas, request_id),
+            make_head(request_id, plan.model, list(settings.router.reasoning_fields)),
+            gate=router.gate,
+            telemetry=router.telemetry,
+            watch=watch,
+        )
+
+    @app.post("/v1/completions", openapi_extra=COMPLETION_SCHEMA)
+    async def completions(request: Request) -> Response:
+        watch = Stopwatch()
+        data = parse_json(await read_body(request, settings.server.max_body_bytes))
+        completion = parse_completion(data)
+        info, _ = router.resolve(completion.model, None)
+        body = plan_completion(completion, data, model=info.model)
+        return CompletionReply(body, router.replicas, router.gate, router.telemetry, watch)
+
+    @app.post("/tokenize", openapi_extra=TOKENIZE_SCHEMA)
+    async def tokenize(request: Request) -> Response:
+        data = parse_json(await read_body(request, settings.server.max_body_bytes))
+        asked = parse_tokenize(data)
+        info, preset = router.resolve(asked.model, None)
+        body = {key: value for key, value in data.items() if value is not None}
+        body["model"] = info.model
+        if asked.messages is not None:
+            body["messages"] = engine_messages(
+                asked.messages,
+                router.presets.get(preset).instruction,
+                settings.router.merge_system_message,
+            )
+        reply = await router.replicas.call(info.model, "/tokenize", body)
+        return Response(reply, media_type="application/json")
+
+
+def _add_information_routes(app: FastAPI, router: Router) -> None:
+    @app.get("/health")
+    async def health() -> dict[str, str]:
+        """Alive: the process answers."""
+        return {"status": "ok"}
+
+    @app.get("/ready")
+    async def ready() -> dict[str, object]:
+        """Can serve: at least one ready replica, and not draining."""
+        if app.state.draining:
+            raise NotReady("the router is draining", retry_after_s=1.0)
+        if not router.replicas.ready:
+            raise router.replicas.not_ready()
+        return {"status": "ok", "replicas_ready": len(router.replicas.ready)}
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return Response(
+            router.telemetry.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8"
+        )
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, object]:
+        """Every served model, plain and with each preset."""
+        served = router.replicas.models()
+        cards = [
+            {
+                "id": name,
+                "object": "model",
+                "created": 0,
+                "owned_by": "r1-serve",
+                "max_model_len": info.max_model_len,
+            }
+            for model, info in served.items()
+            for name in (model, *(f"{model}:{preset}" for preset in router.presets.presets))
+        ]
+        return {"object": "list", "data": cards}
+
+    @app.get("/v1/models/{model}")
+    async def model(model: str) -> dict[str, object]:
+        info, _ = router.resolve(model, None)
+        return {
+            "id": model,
+            "object": "model",
+            "created": 0,
+            "owned_by": "r1-serve",
+            "max_model_len": info.max_model_len,
+        }
+
+    @app.get("/v1/presets")
+    async def presets() -> dict[str, object]:
+        """Every preset with its values; null means that the client and the engine decide."""
+        book = router.presets
+        return {
+            "object": "list",
+            "default": router.settings.router.default_preset,
+            "reasoning_effort": book.reasoning_effort,
+            "data": [
+                {"id": name, "object": "preset", **msgspec.to_builtins(preset)}
+                for name, preset in book.presets.items()
+            ],
+        }
+
+
+def _add_error_handlers(app: FastAPI, router: Router) -> None:
+    @app.exception_handler(ServeError)
+    async def serve_error(request: Request, exc: ServeError) -> Response:
+        if not isinstance(exc, NotReady):
+            log.info("%s %s: %s", request.method, request.url.path, outcome_of(exc))
+        return error_reply(exc)
+
+    @app.exception_handler(HTTPException)
+    async def http_error(request: Request, exc: HTTPException) -> Response:
+        if exc.status_code == 405:
+            return error_reply(
+                MethodNotAllowed(f"{request.method} isn't allowed on {request.url.path}")
+            )
+        paths = [str(getattr(route, "path", "")) for route in app.routes]
+        hint = did_you_mean(request.url.path, paths)
+        return error_reply(RouteNotFound(f"there is no {request.url.path} here{hint}"))
+
+    @app.exception_handler(Exception)
+    async def unexpected(request: Request, exc: Exception) -> Response:
+        log.error("unexpected error on %s", request.url.path, exc_info=exc)
+        return error_reply(ServeError("the router failed on this request; its log says why"))
+
+
+def error_reply(error: ServeError) -> Response:
+    return Response(
+        error.body(), error.status, headers=error.headers(), media_type="application/json"
+    )
+
+
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    """The request's body. Raises `BodyTooLarge` as soon as it is known to be."""
+    too_large = functools.partial(
+        BodyTooLarge, f"the body is larger than {max_bytes} bytes, the limit of this server"
+    )
+    if int(request.headers.get("content-length", 0)) > max_bytes:
+        raise too_large()
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > max_bytes:
+            raise too_large()
+        parts.append(part)
+    return b"".join(parts)

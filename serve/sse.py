@@ -1,0 +1,64 @@
+"""Server-sent events, incrementally: bytes of a stream → the data of each event. Pure.
+
+Follows https://html.spec.whatwg.org/multipage/server-sent-events.html as far as OpenAI-style streams
+use it: comments and other fields than `data` are skipped, several `data` lines are joined by a
+newline, lines end in LF, CRLF or CR.
+"""
+
+from __future__ import annotations
+
+DONE = b"[DONE]"
+DONE_EVENT = b"data: [DONE]\n\n"
+
+
+def encode(data: bytes) -> bytes:
+    """One event with `data`, which must be free of newlines (JSON is)."""
+    return b"data: %b\n\n" % data
+
+
+class SSETooLong(ValueError):
+    """An event grew beyond the limit without ending."""
+
+
+class SSEDecoder:
+    """Feed it bytes as they come; each call gives the data of the events that are complete."""
+
+    __slots__ = ("_buffer", "_max_event_bytes", "_saw_cr")
+
+    def __init__(self, max_event_bytes: int = 16 * 1024 * 1024) -> None:
+        self._buffer = b""
+        self._saw_cr = False
+        self._max_event_bytes = max_event_bytes
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """Raises `SSETooLong` when an unfinished event exceeds the limit."""
+        if self._saw_cr or b"\r" in chunk:
+            chunk = self._normalise(chunk)
+        if self._buffer:
+            chunk = self._buffer + chunk
+        if len(chunk) > self._max_event_bytes and b"\n\n" not in chunk:
+            raise SSETooLong(f"an event is longer than {self._max_event_bytes} bytes")
+        *events, self._buffer = chunk.split(b"\n\n")
+        return [data for event in events if (data := _data(event)) is not None]
+
+    def _normalise(self, chunk: bytes) -> bytes:
+        """CRLF and CR become LF, also where the pair is cut between two chunks."""
+        if self._saw_cr and chunk.startswith(b"\n"):
+            chunk = chunk[1:]
+        self._saw_cr = chunk.endswith(b"\r") if chunk else self._saw_cr
+        return chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+
+
+def _data(event: bytes) -> bytes | None:
+    if event.startswith(b"data: ") and b"\n" not in event:
+        return event[6:]
+    lines = [_value(line) for line in event.split(b"\n") if _is_data(line)]
+    return b"\n".join(lines) if lines else None
+
+
+def _is_data(line: bytes) -> bool:
+    return line == b"data" or line.startswith(b"data:")
+
+
+def _value(line: bytes) -> bytes:
+    return line[5:].removeprefix(b" ")

@@ -1,0 +1,82 @@
+"""Metrics of the router (prefix `r1_`). Everything is observed per request, never per token."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from serve.generation import Usage
+
+_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+
+
+class Telemetry:
+    """One registry per app; nothing global."""
+
+    def __init__(
+        self, num_in_flight: Callable[[], int], num_ready: Callable[[], int], num_replicas: int
+    ) -> None:
+        self.registry = CollectorRegistry()
+        self._requests = Counter(
+            "r1_requests",
+            "Requests by route, preset and outcome.",
+            ("route", "preset", "outcome"),
+            registry=self.registry,
+        )
+        self._tokens = Counter(
+            "r1_tokens",
+            "Tokens by preset and kind: prompt, reasoning, answer.",
+            ("preset", "kind"),
+            registry=self.registry,
+        )
+        self._first_token = self._histogram(
+            "r1_time_to_first_token_seconds", "Request to first text, thinking or answer."
+        )
+        self._first_answer = self._histogram(
+            "r1_time_to_first_answer_seconds", "Request to first text of the answer."
+        )
+        self._duration = self._histogram("r1_request_seconds", "Request to last byte.")
+        in_flight = Gauge("r1_in_flight", "Requests running now.", registry=self.registry)
+        in_flight.set_function(num_in_flight)
+        ready = Gauge("r1_replicas_ready", "Replicas in rotation.", registry=self.registry)
+        ready.set_function(num_ready)
+        total = Gauge("r1_replicas", "Replicas configured.", registry=self.registry)
+        total.set(num_replicas)
+
+    def _histogram(self, name: str, text: str) -> Histogram:
+        return Histogram(name, text, ("preset",), buckets=_SECONDS, registry=self.registry)
+
+    def record(self, watch: Stopwatch, route: str, preset: str, outcome: str) -> None:
+        """The end of a request. `outcome`: ok, invalid, rejected, error or client_gone."""
+        self._requests.labels(route, preset, outcome).inc()
+        if watch.first_token_s is not None:
+            self._first_token.labels(preset).observe(watch.first_token_s)
+        if watch.first_answer_s is not None:
+            self._first_answer.labels(preset).observe(watch.first_answer_s)
+        self._duration.labels(preset).observe(watch.elapsed_s())
+
+    def count(self, usage: Usage, preset: str) -> None:
+        self._tokens.labels(preset, "prompt").inc(usage.prompt_tokens)
+        self._tokens.labels(preset, "reasoning").inc(usage.reasoning_tokens)
+        answer = max(0, usage.completion_tokens - usage.reasoning_tokens)
+        self._tokens.labels(preset, "answer").inc(answer)
+
+    def exposition(self) -> bytes:
+        """Prometheus' text format."""
+        return generate_latest(self.registry)
+
+
+class Stopwatch:
+    """When a request's first text and first answer text came, in seconds since it began."""
+
+    __slots__ = ("_start_s", "first_answer_s", "first_token_s")
+
+    def __init__(self) -> None:
+        self._start_s = time.perf_counter()
+        self.first_token_s: float | None = None
+        self.first_answer_s: float | None = None
+
+    def elapsed_s(self) -> float:
+        return time.perf_counter() - self._start_s
