@@ -1,4 +1,4 @@
-"""Who may run now. One gate over all generations: a slot each, refused at once when none is left."""
+"""Who may run now. One gate over all generations: a slot each, or a refusal at once."""
 
 from __future__ import annotations
 

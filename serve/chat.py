@@ -20,10 +20,10 @@ from serve.admission import Gate
 from serve.errors import ClientGone, InvalidRequest, NotReady, ServeError, TooManyRequests
 from serve.generation import Generation
 from serve.presets import Plan
-from serve.protocol import EngineChoice
 from serve.reply import Head, StreamReply, WholeReply
 from serve.sse import DONE_EVENT, encode
 from serve.telemetry import Stopwatch, Telemetry
+from serve.wire import EngineChoice
 
 log = logging.getLogger(__name__)
 
@@ -165,9 +165,7 @@ class ChatReply(Response):
 
     async def _start(self, send: Send) -> None:
         self._started = True
-        await send(
-            {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
-        )
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
 
 
 def note_first_text(watch: Stopwatch, choices: Iterable[EngineChoice]) -> None:

@@ -10,11 +10,11 @@ from starlette.types import Receive, Scope, Send
 
 from serve.admission import Gate
 from serve.chat import DisconnectGuard, outcome_of
+from serve.connection import Reply
 from serve.errors import ClientGone, ServeError, UpstreamError
 from serve.replicas import ReplicaSet
 from serve.sse import encode
 from serve.telemetry import Stopwatch, Telemetry
-from serve.upstream import Reply
 
 ROUTE = "/v1/completions"
 

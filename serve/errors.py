@@ -116,5 +116,5 @@ class EngineRejected(InvalidRequest):
     code = "rejected_by_engine"
 
 
-class ClientGone(Exception):  # noqa: N818 - an event, not a failure
+class ClientGone(Exception):
     """The client hung up. Nobody is left to answer; it is counted, never sent."""

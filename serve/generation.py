@@ -12,13 +12,13 @@ from collections.abc import AsyncIterator
 
 import msgspec
 
+from serve.connection import Reply
 from serve.errors import ContextLengthExceeded, UpstreamError
 from serve.presets import BUDGET, Plan
-from serve.protocol import EngineChoice, EngineUsage, decode_chunk
 from serve.reasoning import ReasoningTokenCounter, TraceFormat, TraceSplitter
 from serve.replicas import EngineInfo, ReplicaSet
 from serve.sse import DONE, SSEDecoder, SSETooLong
-from serve.upstream import Reply
+from serve.wire import EngineChoice, EngineUsage, decode_chunk
 
 CHAT_PATH = "/v1/chat/completions"
 FOLDED_STREAM_INTERVAL = 16
@@ -132,7 +132,9 @@ class Generation:
             self._settle(chunk.usage)
         for choice in chunk.choices:
             if not 0 <= choice.index < len(self._choices):
-                raise UpstreamError(f"the engine sent choice {choice.index}, which nobody asked for")
+                raise UpstreamError(
+                    f"the engine sent choice {choice.index}, which nobody asked for"
+                )
             self._choices[choice.index].take(choice)
         return chunk.choices
 

@@ -268,9 +268,7 @@ def _prepend(turns: list[dict[str, object]], system: str) -> None:
 
 def _engine_fields(data: Mapping[str, object]) -> dict[str, object]:
     return {
-        key: value
-        for key, value in data.items()
-        if key not in NOT_FOR_ENGINE and value is not None
+        key: value for key, value in data.items() if key not in NOT_FOR_ENGINE and value is not None
     }
 
 

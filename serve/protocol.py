@@ -1,8 +1,8 @@
-"""The requests that clients send, checked and typed, and the chunks that engines send.
+"""The requests that clients send, checked and typed.
 
 A request is OpenAI's plus vLLM's sampling fields plus our extras; whatever is not listed here is
-refused with the nearest right name, so that a typing error never passes as a setting. Pure: bytes in,
-structs out; every failure is a `ServeError` that names the field.
+refused with the nearest right name, so that a typing error never passes as a setting. Pure: bytes
+in, structs out; every failure is a `ServeError` that names the field.
 """
 
 from __future__ import annotations
@@ -163,7 +163,9 @@ def parse_chat(data: Mapping[str, object]) -> ChatRequest:
     """Raises `InvalidRequest` (and its kinds). Message contents come out as plain text."""
     request = _convert(data, ChatRequest)
     if not request.messages:
-        raise InvalidRequest("`messages` is empty; send at least one user message", param="messages")
+        raise InvalidRequest(
+            "`messages` is empty; send at least one user message", param="messages"
+        )
     for position, message in enumerate(request.messages):
         message.content = _text(message, f"messages[{position}]")
     if request.max_tokens is not None and request.max_completion_tokens is not None:
@@ -228,45 +230,3 @@ def _part(part: Mapping[str, object], where: str) -> str:
 def _json_type(value: object) -> str:
     names = {list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
     return names.get(type(value), "a number")
-
-
-# ---- what engines send (vllm/entrypoints/openai/chat_completion/protocol.py) ----
-
-
-class EngineDelta(msgspec.Struct):
-    role: str | None = None
-    content: str | None = None
-    reasoning: str | None = None
-    reasoning_content: str | None = None
-    tool_calls: msgspec.Raw | None = None
-
-
-class EngineChoice(msgspec.Struct):
-    index: int
-    delta: EngineDelta
-    finish_reason: str | None = None
-    stop_reason: int | str | None = None
-    logprobs: msgspec.Raw | None = None
-    token_ids: list[int] | None = None
-
-
-class EngineUsage(msgspec.Struct):
-    prompt_tokens: int = 0
-    completion_tokens: int | None = 0
-    prompt_tokens_details: dict[str, int | None] | None = None
-
-
-class EngineFault(msgspec.Struct):
-    message: str = "unknown error"
-    type: str | None = None
-    code: int | str | None = None
-
-
-class EngineChunk(msgspec.Struct):
-    choices: list[EngineChoice] = []
-    usage: EngineUsage | None = None
-    error: EngineFault | None = None
-    prompt_token_ids: list[int] | None = None
-
-
-decode_chunk = msgspec.json.Decoder(EngineChunk).decode

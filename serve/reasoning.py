@@ -1,15 +1,15 @@
-"""Splits a reasoning model's output into thinking and answer, incrementally. Pure: text in, text out.
+"""Splits a reasoning model's output into thinking and answer, incrementally. Pure.
 
 The model writes `steps</think>answer`. Three things vary, and `TraceFormat` says which holds:
-the chat template may have opened `<think>` already (DeepSeek-R1's does, so the output has no opening
-tag), the model may open it itself, and the engine may have split the two already
+the chat template may have opened `<think>` already (DeepSeek-R1's does, so the output has no
+opening tag), the model may open it itself, and the engine may have split the two already
 (`vllm serve --reasoning-parser …` streams `reasoning` and `content`).
 
 The result depends on the text alone, never on how it was cut into chunks. Rules:
 
 - The first `</think>` ends the trace; later tags are text of the answer (it may quote them).
 - A `<think>` that opens the output is dropped, also when the template had opened one before.
-- The trace is given without the white space around it, the answer without the blank lines before it.
+- The trace is given without the white space around it, the answer without blank lines before it.
 - A trace that never closes is all trace, and the answer is empty.
 """
 

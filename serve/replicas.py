@@ -1,8 +1,8 @@
 """The set of engine replicas: which are ready, how busy each is, and the choice of one.
 
 A replica is ready once it answers `/health` and has told what it serves (`EngineInfo`); a failed
-connection takes it out at once and the next good probe brings it back. A `Lease` counts a request as
-in flight until its stream ends, on every path.
+connection takes it out at once and the next good probe brings it back. A lease counts a request
+as in flight until its stream ends, on every path.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 
 import msgspec
 
+from serve.connection import ConnectFailed, Reply
 from serve.errors import NotReady, UpstreamError
 from serve.reasoning import CLOSE_TAG, OPEN_TAG, TraceFormat
 from serve.settings import RouterSettings
-from serve.upstream import ConnectFailed, EngineClient, Reply, refusal
+from serve.upstream import EngineClient, refusal
 
 log = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ import msgspec
 
 from serve.generation import Usage
 from serve.presets import Plan
-from serve.protocol import EngineChoice
 from serve.reasoning import CLOSE_TAG, OPEN_TAG, ReasoningFormat
+from serve.wire import EngineChoice
 
 _dumps = msgspec.json.encode
 

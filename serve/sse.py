@@ -1,8 +1,8 @@
 """Server-sent events, incrementally: bytes of a stream → the data of each event. Pure.
 
-Follows https://html.spec.whatwg.org/multipage/server-sent-events.html as far as OpenAI-style streams
-use it: comments and other fields than `data` are skipped, several `data` lines are joined by a
-newline, lines end in LF, CRLF or CR.
+Follows https://html.spec.whatwg.org/multipage/server-sent-events.html as far as OpenAI-style
+streams use it: comments and other fields than `data` are skipped, several `data` lines are joined
+by a newline, lines end in LF, CRLF or CR.
 """
 
 from __future__ import annotations

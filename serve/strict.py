@@ -63,10 +63,11 @@ def _range_message(field: str, data: Mapping[str, object], kind: type) -> str | 
     meta = _meta_in(get_type_hints(kind, include_extras=True).get(field))
     if meta is None or isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    low = f"at least {meta.ge}" if meta.ge is not None else None
-    low = f"above {meta.gt}" if meta.gt is not None else low
-    high = f"at most {meta.le}" if meta.le is not None else None
-    bounds = " and ".join(bound for bound in (low, high) if bound)
+    if meta.ge is not None and meta.le is not None:
+        bounds = f"between {meta.ge} and {meta.le}"
+    else:
+        named = (("at least", meta.ge), ("above", meta.gt), ("at most", meta.le))
+        bounds = " and ".join(f"{word} {bound}" for word, bound in named if bound is not None)
     return f"`{field}` must be {bounds}, got {value}" if bounds else None
 
 

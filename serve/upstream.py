@@ -1,9 +1,6 @@
-"""HTTP/1.1 client to one engine: a pool of kept-alive connections, replies read as they arrive.
+"""HTTP client to one engine: a pool of kept-alive connections, and the engine's errors as ours.
 
-Own code, since this is the hop whose cost we are measured by: one `asyncio.Protocol` per connection
-that hands body bytes straight to the reader, no task, timer or lock per chunk
-(`docs/decisions/0002-upstream-client.md` has the figures). It speaks to engines only: no redirects,
-cookies or proxies. Errors leave as `UpstreamError`s.
+It speaks to engines only: no redirects, cookies or proxies.
 """
 
 from __future__ import annotations
@@ -12,13 +9,11 @@ import asyncio
 import re
 import ssl
 from collections.abc import Mapping
-from types import TracebackType
-from typing import Protocol, Self, cast
 from urllib.parse import urlsplit
 
-import httptools
 import msgspec
 
+from serve.connection import ConnectFailed, Connection, Reply, StaleConnection
 from serve.errors import (
     ContextLengthExceeded,
     EngineRejected,
@@ -27,20 +22,11 @@ from serve.errors import (
     UpstreamError,
     UpstreamTimeout,
 )
-from serve.protocol import EngineFault
+from serve.wire import EngineFault
 
-HIGH_WATER_BYTES = 1 << 20
-"""A reader this far behind stops its engine's sending (TCP back-pressure)."""
 KEEP_ALIVE_S = 4.0
-"""Idle connections are dropped before vLLM's uvicorn drops them (VLLM_HTTP_TIMEOUT_KEEP_ALIVE, 5 s)."""
-
-
-class StaleConnection(UpstreamError):
-    """A kept-alive connection had been closed by the engine; nothing was received on it."""
-
-
-class ConnectFailed(UpstreamError):
-    """The engine could not be reached at all: the request was certainly not begun."""
+"""Idle connections are dropped before vLLM's uvicorn drops them, at VLLM_HTTP_TIMEOUT_KEEP_ALIVE
+(5 s)."""
 
 
 class _Refusal(msgspec.Struct):
@@ -51,7 +37,7 @@ _CONTEXT_ERROR = re.compile(r"maximum (context|model) length|max_model_len", re.
 
 
 def refusal(status: int, body: bytes) -> ServeError:
-    """An engine's error reply as ours: its 4xx are the request's fault, all else is the engine's."""
+    """An engine's error reply as ours: its 4xx are the request's fault, all else its own."""
     try:
         message = msgspec.json.decode(body, type=_Refusal).error.message
     except msgspec.DecodeError:
@@ -62,226 +48,6 @@ def refusal(status: int, body: bytes) -> ServeError:
         kind = ContextLengthExceeded if _CONTEXT_ERROR.search(message) else EngineRejected
         return kind(message)
     return UpstreamError(f"the engine answered {status}: {message}")
-
-
-class Reply:
-    """An engine's reply. `read()` it until b"", or `close()` it: that cuts the connection, at which
-    vLLM aborts the generation."""
-
-    __slots__ = ("_chunks", "_connection", "_done", "_error", "_size", "_waiter", "headers", "status")
-
-    def __init__(self, connection: _Connection) -> None:
-        self._connection = connection
-        self._chunks: list[bytes] = []
-        self._size = 0
-        self._done = False
-        self._error: UpstreamError | None = None
-        self._waiter: asyncio.Future[None] | None = None
-        self.status = 0
-        self.headers: dict[str, str] = {}
-
-    async def read(self) -> bytes:
-        """All bytes that have come since the last call, waiting for some; b"" at the end.
-
-        Raises the `UpstreamError` that ended the reply early.
-        """
-        if not self._chunks and not self._done:
-            await self._wait()
-        if self._chunks:
-            data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
-            self._chunks.clear()
-            if self._size > HIGH_WATER_BYTES:
-                self._connection.resume_reading()
-            self._size = 0
-            return data
-        if self._error is not None:
-            raise self._error
-        return b""
-
-    async def read_all(self, max_bytes: int = 64 << 20) -> bytes:
-        """The rest of the body. Raises `UpstreamError` beyond `max_bytes`."""
-        parts, size = [], 0
-        while part := await self.read():
-            size += len(part)
-            if size > max_bytes:
-                self.close()
-                raise UpstreamError(f"the engine's reply is longer than {max_bytes} bytes")
-            parts.append(part)
-        return b"".join(parts)
-
-    def close(self) -> None:
-        """Cuts an unfinished reply's connection; a finished one goes back to the pool by itself."""
-        if not self._done:
-            self.fail(UpstreamError("the reply was closed before its end"))
-
-    def fail(self, error: UpstreamError) -> None:
-        """Ends the reply with `error`, here and on the wire."""
-        if not self._done:
-            self._end(error)
-            self._connection.abort()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        self.close()
-
-    # ---- called by the connection ----
-
-    async def headers_complete(self) -> None:
-        while not self.status:
-            if self._done and self._error is not None:
-                raise self._error
-            await self._wait()
-
-    def begin(self, status: int) -> None:
-        self.status = status
-        self._wake()
-
-    def push(self, data: bytes) -> None:
-        self._chunks.append(data)
-        self._size += len(data)
-        if self._size > HIGH_WATER_BYTES:
-            self._connection.pause_reading()
-        self._wake()
-
-    def _end(self, error: UpstreamError | None) -> None:
-        self._done = True
-        self._error = error
-        self._wake()
-
-    def complete(self) -> None:
-        self._end(None)
-
-    def broken(self, error: UpstreamError) -> None:
-        if not self._done:
-            self._end(error)
-
-    @property
-    def ends_with_connection(self) -> bool:
-        """Whether the body has no length of its own (RFC 9112, section 6.3, the last case)."""
-        return bool(self.status) and self.headers.keys().isdisjoint(
-            ("content-length", "transfer-encoding")
-        )
-
-    async def _wait(self) -> None:
-        self._waiter = asyncio.get_running_loop().create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-
-class _Owner(Protocol):
-    def released(self, connection: _Connection) -> None: ...
-    def lost(self, connection: _Connection) -> None: ...
-
-
-class _Connection(asyncio.Protocol):
-    """One TCP connection: a request at a time, its reply fed from httptools' callbacks."""
-
-    def __init__(self, owner: _Owner, loop: asyncio.AbstractEventLoop) -> None:
-        self._owner = owner
-        self._loop = loop
-        self._transport: asyncio.Transport | None = None
-        self._parser = httptools.HttpResponseParser(self)
-        self._reply: Reply | None = None
-        self._keep_alive = True
-        self.num_replies = 0
-        self.last_activity_s = loop.time()
-
-    # ---- for the pool ----
-
-    @property
-    def usable(self) -> bool:
-        return self._transport is not None and not self._transport.is_closing()
-
-    @property
-    def reply(self) -> Reply | None:
-        return self._reply
-
-    def send(self, request: bytes) -> Reply:
-        if self._transport is None:
-            raise ConnectFailed("the connection is closed")
-        self._parser = httptools.HttpResponseParser(self)
-        self._reply = reply = Reply(self)
-        self.resume_reading()
-        self.last_activity_s = self._loop.time()
-        self._transport.write(request)
-        return reply
-
-    def abort(self) -> None:
-        if self._transport is not None:
-            self._transport.abort()
-
-    def pause_reading(self) -> None:
-        if self.usable and self._transport is not None:
-            self._transport.pause_reading()
-
-    def resume_reading(self) -> None:
-        if self.usable and self._transport is not None:
-            self._transport.resume_reading()
-
-    # ---- asyncio.Protocol ----
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-
-    def data_received(self, data: bytes) -> None:
-        self.last_activity_s = self._loop.time()
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserError as exc:
-            self._break(UpstreamError(f"the engine's reply is not valid HTTP: {exc}"))
-            self.abort()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._transport = None
-        reply = self._reply
-        if reply is not None and reply.ends_with_connection and exc is None:
-            reply.complete()
-        elif reply is not None and not reply.status and self.num_replies:
-            self._break(StaleConnection("the engine closed an idle connection"))
-        else:
-            reason = f": {exc}" if exc else ""
-            self._break(UpstreamError(f"the engine broke the connection off{reason}"))
-        self._owner.lost(self)
-
-    def _break(self, error: UpstreamError) -> None:
-        if self._reply is not None:
-            self._reply.broken(error)
-            self._reply = None
-
-    # ---- httptools ----
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if self._reply is not None:
-            self._reply.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
-
-    def on_headers_complete(self) -> None:
-        self._keep_alive = self._parser.should_keep_alive()
-        if self._reply is not None:
-            self._reply.begin(self._parser.get_status_code())
-
-    def on_body(self, body: bytes) -> None:
-        if self._reply is not None:
-            self._reply.push(body)
-
-    def on_message_complete(self) -> None:
-        reply, self._reply = self._reply, None
-        self.num_replies += 1
-        if reply is not None:
-            reply.complete()
-        if self._keep_alive:
-            self._owner.released(self)
-        elif self._transport is not None:
-            self._transport.close()
 
 
 class EngineClient:
@@ -297,8 +63,8 @@ class EngineClient:
         self._host_header = parts.netloc.rpartition("@")[2].encode("latin-1")
         self._connect_timeout_s = connect_timeout_s
         self._idle_timeout_s = idle_timeout_s
-        self._idle: list[_Connection] = []
-        self._open: set[_Connection] = set()
+        self._idle: list[Connection] = []
+        self._open: set[Connection] = set()
 
     async def request(
         self,
@@ -350,15 +116,15 @@ class EngineClient:
 
     # ---- called by connections ----
 
-    def released(self, connection: _Connection) -> None:
+    def released(self, connection: Connection) -> None:
         self._idle.append(connection)
 
-    def lost(self, connection: _Connection) -> None:
+    def lost(self, connection: Connection) -> None:
         self._open.discard(connection)
         if connection in self._idle:
             self._idle.remove(connection)
 
-    async def _exchange(self, connection: _Connection, message: bytes) -> Reply:
+    async def _exchange(self, connection: Connection, message: bytes) -> Reply:
         reply = connection.send(message)
         try:
             await reply.headers_complete()
@@ -367,7 +133,7 @@ class EngineClient:
             raise
         return reply
 
-    def _take_idle(self) -> _Connection | None:
+    def _take_idle(self) -> Connection | None:
         now_s = asyncio.get_running_loop().time()
         while self._idle:
             connection = self._idle.pop()
@@ -376,12 +142,12 @@ class EngineClient:
             connection.abort()
         return None
 
-    async def _connect(self) -> _Connection:
+    async def _connect(self) -> Connection:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._connect_timeout_s):
                 _, connection = await loop.create_connection(
-                    lambda: _Connection(self, loop), self._host, self._port, ssl=self._ssl
+                    lambda: Connection(self, loop), self._host, self._port, ssl=self._ssl
                 )
         except (OSError, TimeoutError) as exc:
             reason = str(exc) or f"no answer within {self._connect_timeout_s:g} s"

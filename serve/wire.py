@@ -1,0 +1,47 @@
+"""What engines send, as far as the router reads it; all else in a chunk is skipped unparsed.
+
+The forms are vLLM 0.32's (`vllm/entrypoints/openai/chat_completion/protocol.py`).
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class EngineDelta(msgspec.Struct):
+    role: str | None = None
+    content: str | None = None
+    reasoning: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: msgspec.Raw | None = None
+
+
+class EngineChoice(msgspec.Struct):
+    index: int
+    delta: EngineDelta
+    finish_reason: str | None = None
+    stop_reason: int | str | None = None
+    logprobs: msgspec.Raw | None = None
+    token_ids: list[int] | None = None
+
+
+class EngineUsage(msgspec.Struct):
+    prompt_tokens: int = 0
+    completion_tokens: int | None = 0
+    prompt_tokens_details: dict[str, int | None] | None = None
+
+
+class EngineFault(msgspec.Struct):
+    message: str = "unknown error"
+    type: str | None = None
+    code: int | str | None = None
+
+
+class EngineChunk(msgspec.Struct):
+    choices: list[EngineChoice] = []
+    usage: EngineUsage | None = None
+    error: EngineFault | None = None
+    prompt_token_ids: list[int] | None = None
+
+
+decode_chunk = msgspec.json.Decoder(EngineChunk).decode
