@@ -1,0 +1,220 @@
+"""The command line: each command reads settings, overrides a few and hands over.
+
+`r1-serve router` needs neither vLLM nor torch and starts in about a second, so what only some
+commands use is imported inside them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import shlex
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+import typer
+import uvloop
+
+from serve import __version__
+from serve.console import Console, ConsoleHandler
+from serve.engine import Machine, engine_command, find_machine
+from serve.settings import EngineSettings, Settings, SettingsError, config_dir, load_settings
+from serve.strict import StrictError, convert
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+app = typer.Typer(
+    help="Serve DeepSeek-R1-Distill-Qwen-1.5B on stock vLLM behind a reasoning-aware router.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", help="Settings file (TOML); docs/configuration.md.")
+]
+HostOption = Annotated[str | None, typer.Option("--host", help="Address the router listens on.")]
+PortOption = Annotated[int | None, typer.Option("--port", help="The router's port; 0: a free one.")]
+ModelOption = Annotated[
+    str | None, typer.Option("--model", help="Directory, or repository on the Hugging Face hub.")
+]
+NameOption = Annotated[
+    str | None,
+    typer.Option("--served-name", help="Name in the API; default: the model's last part."),
+]
+
+
+@app.command()
+def up(
+    config: ConfigOption = None,
+    host: HostOption = None,
+    port: PortOption = None,
+    model: ModelOption = None,
+    served_name: NameOption = None,
+    num_replicas: Annotated[
+        int | None, typer.Option("--num-replicas", min=1, help="Engines to start.")
+    ] = None,
+) -> None:
+    """Start the engines and the router, and serve until Ctrl-C or SIGTERM.
+
+    Without --config: configs/cpu.toml (the bundled demo model) or configs/gpu.toml (the 1.5B),
+    after the vLLM that is installed.
+    """
+    console = Console()
+    with _clear_errors():
+        from serve import launch
+
+        machine = _find_machine()
+        settings = load_settings(config or config_dir() / f"{machine.device}.toml")
+        settings = _with_server(settings, host, port)
+        engine = _with_model(settings.engine, model, served_name)
+        engine = _replace(engine, num_replicas=num_replicas)
+        settings = _validated(msgspec.structs.replace(settings, engine=engine))
+        _configure_logging(console, settings)
+        _run(launch.up(settings, machine, console, _router_runner(console)))
+    raise typer.Exit(0)
+
+
+@app.command()
+def engine(
+    config: ConfigOption = None,
+    model: ModelOption = None,
+    served_name: NameOption = None,
+    port: Annotated[int | None, typer.Option("--port", help="The engine's port.")] = None,
+    print_argv: Annotated[
+        bool, typer.Option("--print-argv", help="Only print the command and its environment.")
+    ] = False,
+) -> None:
+    """Start one engine alone, its log on the terminal, until Ctrl-C or SIGTERM."""
+    console = Console()
+    with _clear_errors():
+        from serve import launch
+
+        machine = _find_machine()
+        settings = load_settings(config or config_dir() / f"{machine.device}.toml")
+        changed = _with_model(settings.engine, model, served_name)
+        changed = _replace(changed, port=port, num_replicas=1)
+        settings = _validated(msgspec.structs.replace(settings, engine=changed))
+        if print_argv:
+            command = engine_command(settings.engine, machine, port=settings.engine.port)
+            env = [f"{name}={shlex.quote(value)}" for name, value in command.env.items()]
+            typer.echo(" ".join([*env, shlex.join(command.argv)]))
+        else:
+            _configure_logging(console, settings)
+            _run(launch.run_engine(settings, machine, console))
+    raise typer.Exit(0)
+
+
+@app.command()
+def router(
+    engine_url: Annotated[
+        list[str] | None, typer.Option("--engine-url", help="An engine's URL; may be repeated.")
+    ] = None,
+    host: HostOption = None,
+    port: PortOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Start the router alone over engines that run elsewhere (no vLLM needed here)."""
+    console = Console()
+    with _clear_errors():
+        settings = _with_server(load_settings(config), host, port)
+        changed = _replace(settings.router, engine_urls=engine_url or None)
+        settings = _validated(msgspec.structs.replace(settings, router=changed))
+        if not changed.engine_urls:
+            raise SettingsError("no engine: give --engine-url URL, or `router.engine_urls`")
+        _configure_logging(console, settings)
+        _run(_router_alone(settings, console))
+    raise typer.Exit(0)
+
+
+@app.command()
+def version() -> None:
+    """Print the version of r1-serve, and of vLLM where it is installed."""
+    typer.echo(f"r1-serve {__version__}")
+    if machine := find_machine():
+        typer.echo(f"vLLM {machine.vllm_version} ({machine.device})")
+
+
+def _router_runner(console: Console) -> Callable[[Settings], Coroutine[Any, Any, None]]:
+    async def run_router(settings: Settings) -> None:
+        from serve import server
+        from serve.router import build_app
+
+        def announce(url: str) -> None:
+            console.line(f"Serving {settings.engine.served_name} at {url} (docs at {url}/docs).")
+
+        await server.run(build_app(settings), settings.server, on_started=announce)
+
+    return run_router
+
+
+async def _router_alone(settings: Settings, console: Console) -> None:
+    from serve.launch import StopSignals
+
+    with StopSignals().installed():  # uvicorn raises its signal again at the end: not our death
+        await _router_runner(console)(settings)
+
+
+def _find_machine() -> Machine:
+    machine = find_machine()
+    if machine is None:
+        raise SettingsError(
+            "vLLM is not installed here; `make install` installs it. To run the router over "
+            "engines elsewhere: `r1-serve router --engine-url URL`"
+        )
+    return machine
+
+
+def _with_server(settings: Settings, host: str | None, port: int | None) -> Settings:
+    return msgspec.structs.replace(settings, server=_replace(settings.server, host=host, port=port))
+
+
+def _with_model(engine: EngineSettings, model: str | None, name: str | None) -> EngineSettings:
+    """Another model isn't served under the name of the one in the settings."""
+    if model is not None and name is None:
+        name = Path(model).name
+    return _replace(engine, model=model, served_name=name)
+
+
+def _replace(settings: T, **changes: object) -> T:
+    """`settings` with the changes that are not None."""
+    given = {name: value for name, value in changes.items() if value is not None}
+    return msgspec.structs.replace(settings, **given)
+
+
+def _validated(settings: Settings) -> Settings:
+    """Holds what the command line changed to the same rules. Raises `SettingsError`."""
+    try:
+        return convert(msgspec.to_builtins(settings), Settings)
+    except StrictError as exc:
+        raise SettingsError(str(exc)) from exc
+
+
+def _configure_logging(console: Console, settings: Settings) -> None:
+    level = settings.server.log_level.upper()
+    logging.basicConfig(level=level, handlers=[ConsoleHandler(console)], force=True)
+
+
+def _run(main: Coroutine[Any, Any, None]) -> None:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main)
+
+
+@contextlib.contextmanager
+def _clear_errors() -> Iterator[None]:
+    """Errors that a person can mend: a sentence and an exit status, no traceback."""
+    from serve.engine_faults import EngineStartError
+    from serve.server import ServerError
+
+    try:
+        yield
+    except SettingsError as exc:
+        typer.echo(f"r1-serve: {exc}", err=True)
+        raise typer.Exit(2) from None
+    except (EngineStartError, ServerError) as exc:
+        typer.echo(f"r1-serve: {exc}", err=True)
+        raise typer.Exit(1) from None

@@ -1,0 +1,141 @@
+"""Typed settings, read from TOML. Defaults live here; `configs/*.toml` say what a profile changes.
+
+Unknown keys and wrong types fail at start with the file, the key and the nearest right key. The
+command line overrides a few of these (`serve/cli.py`); the environment carries only secrets.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from serve.strict import StrictError, convert
+
+Port = Annotated[int, Meta(ge=0, le=65535)]
+PositiveInt = Annotated[int, Meta(ge=1)]
+Seconds = Annotated[float, Meta(ge=0)]
+Fraction = Annotated[float, Meta(gt=0, le=1)]
+
+
+class SettingsError(ValueError):
+    """A settings file can't be used; the message says where and how to mend it."""
+
+
+class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How the router listens. Port 0 takes a free one."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8000
+    max_body_bytes: PositiveInt = 4 * 1024 * 1024
+    drain_timeout_s: Seconds = 60.0
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class RouterSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What the router does with a request, and how it talks to the engines."""
+
+    engine_urls: list[str] = []
+    presets: str | None = None
+    """Path of the presets file, relative to the settings file; None = the shipped one."""
+    default_preset: str = "chat"
+    max_in_flight: PositiveInt = 1024
+    reasoning_fields: Annotated[
+        list[Literal["reasoning_content", "reasoning"]], Meta(min_length=1)
+    ] = msgspec.field(default_factory=lambda: ["reasoning_content", "reasoning"])
+    merge_system_message: bool = True
+    """Put system messages into the user turn, as the model's makers advise."""
+    connect_timeout_s: Seconds = 5.0
+    idle_timeout_s: Seconds = 300.0
+    """Longest silence of an engine, before its first byte or between two."""
+    probe_interval_s: Seconds = 2.0
+
+
+class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """One vLLM server's settings, in vLLM's own words; None leaves vLLM's default."""
+
+    model: str = "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B"
+    served_name: str = "r1-distill-qwen-1.5b"
+    num_replicas: PositiveInt = 1
+    host: str = "127.0.0.1"
+    port: Port = 8100
+    """The first replica's port; the next ones take the ports that follow. 0 takes free ones."""
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    frontend: Literal["auto", "python", "rust"] = "auto"
+    api_server_count: PositiveInt | None = None
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "bfloat16"
+    load_format: str | None = None
+    quantization: str | None = None
+    kv_cache_dtype: str | None = None
+    max_model_len: PositiveInt = 32768
+    max_num_seqs: PositiveInt | None = None
+    max_num_batched_tokens: PositiveInt | None = None
+    gpu_memory_utilization: Fraction | None = None
+    cpu_kv_cache_gib: PositiveInt | None = None
+    cpu_threads: PositiveInt | None = None
+    """Threads of a forward pass on a CPU, run inside the engine core: best for small models. None
+    leaves vLLM's own way: a worker process bound to the cores."""
+    tensor_parallel_size: PositiveInt = 1
+    enforce_eager: bool = False
+    enable_prefix_caching: bool = True
+    reasoning_parser: str | None = "deepseek_r1"
+    scheduling_policy: Literal["fcfs", "priority"] = "priority"
+    speculative_ngram_tokens: PositiveInt | None = None
+    """Tokens guessed per step by n-gram look-up in the prompt; None = no speculation."""
+    shutdown_timeout_s: Seconds = 60.0
+    startup_timeout_s: Seconds = 600.0
+    log_dir: str | None = None
+    """Where each engine's log file goes; None = `r1-serve-<uid>` in the temporary directory."""
+    extra_args: list[str] = []
+    env: dict[str, str] = {}
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    server: ServerSettings = ServerSettings()
+    router: RouterSettings = RouterSettings()
+    engine: EngineSettings = EngineSettings()
+
+
+def load_settings(path: Path | None) -> Settings:
+    """The settings in `path`, or the defaults. Relative paths in it are resolved beside the file.
+
+    Raises `SettingsError`.
+    """
+    if path is None:
+        return Settings()
+    data = read_toml(path)
+    try:
+        settings = convert(data, Settings)
+    except StrictError as exc:
+        raise SettingsError(f"{path}: {exc}") from exc
+    return _resolve_paths(settings, path.parent)
+
+
+def read_toml(path: Path) -> dict[str, object]:
+    """Raises `SettingsError` where the file is missing or isn't TOML."""
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except OSError as exc:
+        raise SettingsError(f"{path}: {exc.strerror}") from exc
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise SettingsError(f"{path}: not valid TOML: {exc}") from exc
+
+
+def config_dir() -> Path:
+    """Where the shipped `configs/` lie: inside an installed package, else in the checkout."""
+    package = Path(__file__).resolve().parent
+    packaged = package / "configs"
+    return packaged if packaged.is_dir() else package.parent / "configs"
+
+
+def _resolve_paths(settings: Settings, base: Path) -> Settings:
+    router, engine = settings.router, settings.engine
+    if router.presets is not None:
+        router = msgspec.structs.replace(router, presets=str(base / router.presets))
+    if engine.model.startswith("."):
+        engine = msgspec.structs.replace(engine, model=str((base / engine.model).resolve()))
+    return msgspec.structs.replace(settings, router=router, engine=engine)
