@@ -40,6 +40,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from http import HTTPStatus
+from itertools import dropwhile
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self, cast
 
@@ -252,13 +253,12 @@ def _continued(pieces: list[Piece], already: list[int]) -> list[Piece]:
     end = ids.index(END_THINK) if END_THINK in ids else len(ids)
     if END_THINK not in already:
         return _drop(pieces, min(len(already), end))
-    blanks = {*encode("\n"), *encode("\n\n")}
     said = already[already.index(END_THINK) + 1 :]
-    while said and said[0] in blanks:
-        said = said[1:]
     start = end + 1 if end < len(ids) else 0
-    while start < len(ids) and ids[start] in blanks and (said or len(already) > end):
-        start += 1
+    blanks = {*encode("\n"), *encode("\n\n")}
+    if said and said[0] in blanks:
+        said = list(dropwhile(blanks.__contains__, said))
+        start += len(ids[start:]) - len(list(dropwhile(blanks.__contains__, ids[start:])))
     return _drop(pieces, start + len(said) if ids[start : start + len(said)] == said else start)
 
 
@@ -845,10 +845,9 @@ class StandInEngine:
 
     def models(self) -> Json:
         options = self.options
-        permission = {"id": "modelperm-0", "object": "model_permission", "created": 0}
         card = {"id": options.model, "object": "model", "created": 0, "owned_by": "vllm"}
         card |= {"root": options.model, "parent": None, "max_model_len": options.max_model_len}
-        return {"object": "list", "data": [card | {"permission": [permission]}]}
+        return {"object": "list", "data": [card | {"permission": []}]}
 
     def tokenize(self, body: Json) -> Json:
         if "messages" in body:
