@@ -265,7 +265,17 @@ def _continued(pieces: list[Piece], already: list[int]) -> list[Piece]:
 class Choice:
     """One sequence being generated."""
 
-    __slots__ = ("done", "finish_reason", "held", "index", "num_tokens", "pieces", "thinking", "to")
+    __slots__ = (
+        "done",
+        "finish_reason",
+        "held",
+        "index",
+        "literal",
+        "num_tokens",
+        "pieces",
+        "thinking",
+        "to",
+    )
 
     def __init__(self, index: int, pieces: list[Piece], finish_reason: str, max_tokens: int):
         if finish_reason == "stop":
@@ -286,6 +296,7 @@ class Choice:
         self.held: list[Piece] = []
         self.thinking = True
         self.done = False
+        self.literal = any(piece.delta is not None for piece in pieces)
 
     def step(self, interval: int) -> Piece | None:
         """The next token; the event to send for it, or None while `interval` holds it back."""
@@ -293,7 +304,7 @@ class Choice:
         self.to += 1
         self.num_tokens += len(piece.ids)
         self.done = self.to >= len(self.pieces)
-        if interval == 1:
+        if interval == 1 or self.literal:
             return piece
         self.held.append(piece)
         if not (self.done or self.to == 1 or len(self.held) >= interval):

@@ -13,7 +13,7 @@ import msgspec
 from serve.generation import Usage
 from serve.presets import Plan
 from serve.reasoning import CLOSE_TAG, OPEN_TAG, ReasoningFormat
-from serve.wire import EngineChoice
+from serve.wire import EngineChoice, present
 
 _dumps = msgspec.json.encode
 
@@ -83,7 +83,7 @@ class StreamReply:
         delta = choice.delta
         start = self._choice_starts[choice.index]
         trace, answer = self._views[choice.index].of(delta.reasoning or "", delta.content or "")
-        extras = self._extras(choice) if choice.logprobs or self._token_ids else b""
+        extras = self._extras(choice) if self._token_ids or present(choice.logprobs) else b""
         if delta.role is not None:
             yield start + b'"role":"assistant","content":""},"finish_reason":null}]}\n\n'
         if trace:
@@ -94,7 +94,7 @@ class StreamReply:
         if answer:
             yield b'%b"content":%b}%b,"finish_reason":null}]}\n\n' % (start, _dumps(answer), extras)
             extras = b""
-        if delta.tool_calls is not None:
+        if present(delta.tool_calls):
             yield b'%b"tool_calls":%b},"finish_reason":null}]}\n\n' % (start, delta.tool_calls)
         if extras and choice.finish_reason is None:
             yield b'%b}%b,"finish_reason":null}]}\n\n' % (start, extras)
@@ -111,7 +111,7 @@ class StreamReply:
         if self._hidden and not choice.delta.content:
             return b""
         extras = b""
-        if choice.logprobs is not None and choice.logprobs != b"null":
+        if present(choice.logprobs):
             extras = b',"logprobs":%b' % bytes(choice.logprobs)
         if self._token_ids and choice.token_ids:
             extras += b',"token_ids":%b' % _dumps(choice.token_ids)
@@ -152,11 +152,11 @@ class _Folded:
         self.trace.append(trace)
         self.answer.append(answer)
         if not (hidden and not answer):
-            if choice.logprobs is not None and choice.logprobs != b"null":
+            if present(choice.logprobs):
                 logprobs = msgspec.json.decode(choice.logprobs, type=_Logprobs)
                 self.logprobs += logprobs.content or []
             self.token_ids += choice.token_ids or []
-        if delta.tool_calls is not None:
+        if present(delta.tool_calls):
             self._add_tool_calls(delta.tool_calls)
         if choice.finish_reason is not None:
             self.finish_reason, self.stop_reason = choice.finish_reason, choice.stop_reason

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 from collections.abc import Callable
@@ -22,9 +23,10 @@ class ServerError(RuntimeError):
 async def run(
     app: FastAPI, server: ServerSettings, *, on_started: Callable[[str], None] | None = None
 ) -> None:
-    """Serves until a signal, then lets open requests end for `drain_timeout_s`.
+    """Serves until a signal, then lets open requests end for `drain_timeout_s`; cancelling it
+    drains likewise. `on_started` gets the URL once the port is open.
 
-    `on_started` gets the URL once the port is open. Raises `ServerError` where it can't be.
+    Raises `ServerError` where the port can't be opened.
     """
     config = uvicorn.Config(
         app,
@@ -41,9 +43,15 @@ async def run(
     with contextlib.closing(listen(server.host, server.port)) as listener:
         host, port = listener.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
-        await _Server(config, lambda: on_started and on_started(f"http://{shown}:{port}")).serve(
-            sockets=[listener]
+        uvicorn_server = _Server(
+            config, lambda: on_started and on_started(f"http://{shown}:{port}")
         )
+        try:
+            await uvicorn_server.serve(sockets=[listener])
+        except asyncio.CancelledError:
+            if uvicorn_server.started:
+                await uvicorn_server.shutdown(sockets=[listener])
+            raise
 
 
 class _Server(uvicorn.Server):

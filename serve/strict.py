@@ -48,7 +48,9 @@ def convert(data: Mapping[str, object], kind: type[T]) -> T:
     except msgspec.ValidationError as exc:
         reason, _, path = str(exc).partition(" - at `")
         field = path.rstrip("`").removeprefix("$").removeprefix(".")
-        message = _range_message(field, data, kind) or _sentence(field, reason)
+        # "…, got `str`" is a wrong type, else a number is out of its range
+        known = None if ", got " in reason else _range_message(field, data, kind)
+        message = known or _sentence(field, reason)
         raise StrictError(message, field) from exc
 
 

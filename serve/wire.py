@@ -7,13 +7,20 @@ from __future__ import annotations
 
 import msgspec
 
+_ABSENT = msgspec.Raw()
+
+
+def present(raw: msgspec.Raw) -> bool:
+    """Whether an unparsed field was there and isn't null."""
+    return bool(raw) and bytes(raw) != b"null"
+
 
 class EngineDelta(msgspec.Struct):
     role: str | None = None
     content: str | None = None
     reasoning: str | None = None
     reasoning_content: str | None = None
-    tool_calls: msgspec.Raw | None = None
+    tool_calls: msgspec.Raw = _ABSENT
 
 
 class EngineChoice(msgspec.Struct):
@@ -21,7 +28,7 @@ class EngineChoice(msgspec.Struct):
     delta: EngineDelta
     finish_reason: str | None = None
     stop_reason: int | str | None = None
-    logprobs: msgspec.Raw | None = None
+    logprobs: msgspec.Raw = _ABSENT
     token_ids: list[int] | None = None
 
 

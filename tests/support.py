@@ -1,0 +1,81 @@
+"""What tests of the running router share: a router over given engines, waiting for conditions."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import httpx
+import msgspec
+
+from serve.router import Router, build_app
+from serve.server import run
+from serve.settings import RouterSettings, ServerSettings, Settings
+
+
+class RunningRouter:
+    """A router on a free port of this event loop."""
+
+    def __init__(
+        self, url: str, router: Router, http: httpx.AsyncClient, drain: Callable[[], object]
+    ) -> None:
+        self.url = url
+        self.drain = drain
+        self.router = router
+        self.http = http
+
+    async def chat(self, text: str = "hello", **fields: Any) -> httpx.Response:
+        messages = fields.pop("messages", [{"role": "user", "content": text}])
+        return await self.http.post("/v1/chat/completions", json={"messages": messages, **fields})
+
+    async def stream(self, text: str = "hello", **fields: Any) -> list[dict[str, Any] | str]:
+        """The events of a streamed chat: decoded chunks, and `[DONE]` as it is."""
+        response = await self.chat(text, stream=True, **fields)
+        assert response.headers["content-type"].startswith("text/event-stream"), response.text
+        lines = [line for line in response.text.split("\n\n") if line]
+        assert all(line.startswith("data: ") for line in lines)
+        return [
+            line[6:] if line == "data: [DONE]" else msgspec.json.decode(line[6:]) for line in lines
+        ]
+
+
+@contextlib.asynccontextmanager
+async def running_router(
+    *engine_urls: str,
+    server: ServerSettings | None = None,
+    wait_ready: bool = True,
+    **router: Any,
+) -> AsyncIterator[RunningRouter]:
+    """A router over `engine_urls`, ready unless told not to wait; drained at the end."""
+    settings = Settings(
+        server=server or ServerSettings(port=0, drain_timeout_s=5),
+        router=RouterSettings(engine_urls=list(engine_urls), probe_interval_s=0.05, **router),
+    )
+    app = build_app(settings)
+    started: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    task = asyncio.create_task(run(app, settings.server, on_started=started.set_result))
+    await asyncio.wait({task, started}, return_when=asyncio.FIRST_COMPLETED)
+    if task.done():
+        task.result()
+    url = started.result()
+    try:
+        async with httpx.AsyncClient(base_url=url, timeout=60) as http:
+            running = RunningRouter(url, app.state.router, http, task.cancel)
+            if wait_ready:
+                await eventually(lambda: len(running.router.replicas.ready) == len(engine_urls))
+            yield running
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+async def eventually(condition: Callable[[], bool], within_s: float = 20.0) -> None:
+    """Returns once `condition` holds; fails the test when it doesn't in time."""
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, "the condition didn't come true in time"
+        await asyncio.sleep(0.01)
