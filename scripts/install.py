@@ -82,8 +82,8 @@ def hashes(plan: Plan, root: Path, env: Mapping[str, str]) -> dict[str, str]:
     return {name: hashlib.sha256(text.encode()).hexdigest()[:16] for name, text in texts.items()}
 
 
-def steps_left(plan: Plan, wanted: Mapping[str, str], stamp: Stamp | None) -> list[str]:
-    """The steps still to do. The lists agree, so an engine's list holds the router's as well."""
+def steps_left(wanted: Mapping[str, str], stamp: Stamp | None) -> list[str]:
+    """The steps still to do, in order."""
     done = stamp.done if stamp else {}
     return [step for step in wanted if done.get(step) != wanted[step]]
 
@@ -244,7 +244,7 @@ def install(venv: Path, asked: str, *, dev: bool, env: Mapping[str, str] = os.en
     plan = Plan.of(choose_profile(asked, stamp, has_nvidia_gpu), dev=dev)
     reason = must_recreate(plan, stamp, made_for)
     wanted = hashes(plan, ROOT, env)
-    if reason is None and not steps_left(plan, wanted, stamp):
+    if reason is None and not steps_left(wanted, stamp):
         return plan.profile
     if reason is not None or stamp is None:
         make_venv(venv, reason)
@@ -254,7 +254,7 @@ def install(venv: Path, asked: str, *, dev: bool, env: Mapping[str, str] = os.en
     stamp.write(stamp_path)
     started_at = time.monotonic()
     installer = Installer(venv, ROOT, env)
-    left = steps_left(plan, wanted, stamp)
+    left = steps_left(wanted, stamp)
     say(f"Installing for the {plan.profile} profile: {', '.join(left)}.")
     for step in left:
         installer.install_step(step)

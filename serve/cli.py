@@ -197,6 +197,8 @@ def _validated(settings: Settings) -> Settings:
 def _configure_logging(console: Console, settings: Settings) -> None:
     level = settings.server.log_level.upper()
     logging.basicConfig(level=level, handlers=[ConsoleHandler(console)], force=True)
+    if level == "INFO":
+        logging.getLogger("uvicorn").setLevel("WARNING")
 
 
 def _run(main: Coroutine[Any, Any, None]) -> None:

@@ -68,9 +68,8 @@ _RULES: tuple[tuple[re.Pattern[str], str, str], ...] = tuple(
             r"|(?P<what1>No available memory for the cache blocks)"
             r"|(?P<what2>.{0,30}KV cache is needed, which is larger than the available.*?\))"
             r"|(?P<what3>Available memory on node .* is less than requested memory.*?\))"
-            r"|(?P<what4>(?:CUDA|HIP) out of memory.*?)\.(?: |$)"
-            r"|(?P<what5>.*can't allocate memory.*)"
-            r"|(?P<what6>(?:\w+\.)*(?:OutOfMemoryError|MemoryError).*)",
+            r"|(?P<what4>.*can't allocate memory.*)"
+            r"|(?P<what5>(?:\w+\.)*(?:OutOfMemoryError|MemoryError).*)",
             "Not enough memory: {what}.",
             _MEMORY_REMEDY,
         ),
@@ -103,11 +102,13 @@ def explain(lines: Sequence[str], returncode: int | None, model: str) -> Fault:
 
 
 def last_error(bare: Sequence[str]) -> str | None:
-    """The exception that a traceback ends with, and the line after it where that says more."""
+    """The exception that a traceback ends with; pydantic's say what is wrong on the next line."""
     for i in range(len(bare) - 1, -1, -1):
         match = _EXCEPTION.match(bare[i])
         if match is None or _CONSEQUENCE in bare[i]:
             continue
-        detail = bare[i + 1].strip() if match[1] == "ValidationError" and i + 1 < len(bare) else ""
-        return f"vLLM: {bare[i].strip()}" + (f" {detail}" if detail else "")
+        detail = bare[i].strip()
+        if match[1] == "ValidationError" and i + 1 < len(bare):
+            detail = bare[i + 1].strip().removeprefix("Value error, ").partition(" [type=")[0]
+        return f"vLLM: {detail}"
     return None

@@ -57,6 +57,8 @@ class EngineLog:
         self.path = path
         self.phase = "importing vLLM"
         self.tail: deque[str] = deque(maxlen=NUM_TAIL_LINES)
+        self.echoes = True
+        """False keeps the lines to the file: vLLM's own shutdown logs errors that are none."""
         self._echo = echo
         self._file: TextIO = path.open("a", encoding="utf-8", buffering=1)
 
@@ -66,7 +68,8 @@ class EngineLog:
         for words, phase in _PHASES:
             if words in line:
                 self.phase = phase
-        self._echo(line)
+        if self.echoes:
+            self._echo(line)
 
     def close(self) -> None:
         self._file.close()

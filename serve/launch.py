@@ -97,12 +97,15 @@ class EngineKeeper:
         self._backoff = Backoff()
 
     async def start(self) -> None:
-        """Returns when the engine serves. Raises `EngineStartError`; then nothing is left of it."""
+        """Returns when the engine serves. Raises `EngineStartError`; then nothing is left of it.
+
+        Cancelling leaves it as it is, for `stop` to end.
+        """
         self.process = EngineProcess(self.command, self.log)
         try:
             await self.process.start()
             await self.process.wait_ready(self.settings.startup_timeout_s)
-        except BaseException:
+        except EngineStartError:
             await self.process.stop(STARTUP_STOP_S)
             raise
         self.ready = True
@@ -131,6 +134,7 @@ class EngineKeeper:
         """Lets running requests finish for `shutdown_timeout_s`. Cancelling kills at once."""
         drain_s = self.settings.shutdown_timeout_s + STOP_MARGIN_S if self.ready else STARTUP_STOP_S
         self.ready = False
+        self.log.echoes = False
         await self.process.stop(drain_s)
 
 

@@ -1,0 +1,113 @@
+"""Fixtures that several tests share: real vLLM once per run, and a stand-in for it."""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from serve.engine_process import free_port
+from serve.settings import config_dir, load_settings
+
+ROOT = Path(__file__).parent.parent
+R1_SERVE = [sys.executable, "-m", "serve"]
+ENGINE_READY_S = 240.0
+
+
+@dataclass(frozen=True)
+class RunningEngine:
+    """A real vLLM server with the bundled demo model."""
+
+    url: str
+    model: str
+
+
+class Program:
+    """`r1-serve …` as a child process, its lines read as they come."""
+
+    def __init__(self, *arguments: str, env: dict[str, str] | None = None) -> None:
+        self.process = subprocess.Popen(
+            [*R1_SERVE, *arguments],
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env=os.environ | (env or {}),
+        )
+        self.lines: list[str] = []
+        self._new: queue.Queue[str | None] = queue.Queue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        for line in self.process.stderr or ():
+            self._new.put(line.rstrip())
+        self._new.put(None)
+
+    def wait_for(self, words: str, timeout_s: float) -> str:
+        """The next line with `words` in it."""
+        deadline = time.monotonic() + timeout_s
+        while (left_s := deadline - time.monotonic()) > 0:
+            try:
+                line = self._new.get(timeout=left_s)
+            except queue.Empty:
+                break
+            if line is None:
+                break
+            self.lines.append(line)
+            if words in line:
+                return line
+        pytest.fail(f"no {words!r} within {timeout_s} s in:\n" + "\n".join(self.lines))
+
+    def stop(self, number: int = signal.SIGTERM, timeout_s: float = 60) -> int:
+        """Signals and returns the exit status."""
+        self.process.send_signal(number)
+        status = self.process.wait(timeout_s)
+        self.close()
+        return status
+
+    def close(self) -> None:
+        """Ends what a failed test left, and reads the rest of the output."""
+        self.process.kill()
+        self.process.wait()
+        self._reader.join()
+        while not self._new.empty():
+            self.lines.append(self._new.get() or "")
+        if self.process.stderr:
+            self.process.stderr.close()
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[RunningEngine]:
+    """One real engine for the whole run, started by the product itself."""
+    program = Program("engine", "--config", str(config_dir() / "cpu.toml"), *_engine_arguments())
+    try:
+        line = program.wait_for("Engine ready at ", ENGINE_READY_S)
+        name = load_settings(config_dir() / "cpu.toml").engine.served_name
+        yield RunningEngine(line.rpartition(" ")[2], name)
+        assert program.stop() == 0, "SIGTERM should end the engine with status 0"
+    finally:
+        program.close()
+
+
+def _engine_arguments() -> list[str]:
+    """A free port, and another model than the demo where `R1_TEST_MODEL` names one."""
+    arguments = ["--port", str(free_port("127.0.0.1"))]
+    if model := os.environ.get("R1_TEST_MODEL"):
+        name = load_settings(config_dir() / "cpu.toml").engine.served_name
+        arguments += ["--model", model, "--served-name", name]
+    return arguments
+
+
+@pytest.fixture
+def fake_vllm_env() -> dict[str, str]:
+    """An environment in which `vllm` is the stand-in, found before an installed one."""
+    return {"PYTHONPATH": str(ROOT / "tests" / "fake_vllm")}

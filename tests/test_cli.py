@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from serve import __version__
+from tests.conftest import R1_SERVE, ROOT, Program
+
+
+def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*R1_SERVE, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={"PATH": "/usr/bin:/bin"} | env,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_version_is_printed() -> None:
+    """The version comes from the package."""
+    done = run("version")
+    assert done.returncode == 0
+    assert f"r1-serve {__version__}" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["up", "engine", "router", "version"])
+def test_every_command_has_help(command: str) -> None:
+    """`--help` says what the command does."""
+    done = run(command, "--help")
+    assert done.returncode == 0
+    assert "Usage: " in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["router"], "--engine-url"),
+        (["router", "--engine-url", "http://127.0.0.1:1", "--port", "70000"], "`server.port`"),
+        (["router", "--engine-url", "x", "--config", "/nowhere.toml"], "/nowhere.toml: No such"),
+    ],
+)
+def test_wrong_settings_are_a_sentence_and_status_2(arguments: list[str], words: str) -> None:
+    """No traceback: what is wrong, on standard error."""
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_misspelt_key_names_the_right_one(tmp_path: Path) -> None:
+    """The file, the key and the nearest right key."""
+    config = tmp_path / "t.toml"
+    config.write_text("[engine]\nmax_model_length = 4096\n")
+    done = run("router", "--engine-url", "http://127.0.0.1:1", "--config", str(config))
+    assert done.returncode == 2
+    assert "did you mean `max_model_len`?" in done.stderr
+    assert str(config) in done.stderr
+
+
+def test_the_engines_command_can_be_printed(fake_vllm_env: dict[str, str]) -> None:
+    """`--print-argv` gives a line for the shell and starts nothing."""
+    done = run("engine", "--print-argv", "--model", "org/name", "--port", "8299", **fake_vllm_env)
+    assert done.returncode == 0, done.stderr
+    assert "-m vllm.entrypoints.openai.api_server --model org/name --port 8299" in done.stdout
+    assert "--served-model-name name" in done.stdout
+    assert "VLLM_NO_USAGE_STATS=1" in done.stdout
+
+
+def test_a_missing_model_is_told_without_a_traceback(fake_vllm_env: dict[str, str]) -> None:
+    """Status 1, the path, and what to do."""
+    done = run("up", "--model", "/no/such/model", "--port", "0", **fake_vllm_env)
+    assert done.returncode == 1
+    assert "The model /no/such/model was not found" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_router_needs_no_heavy_imports() -> None:
+    """The router's process never imports torch, vLLM or Ray."""
+    code = (
+        "import sys, serve.cli, serve.server, serve.router, serve.launch\n"
+        "print([m for m in ('torch', 'vllm', 'ray', 'transformers') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_router_starts_quickly_and_ends_with_status_0() -> None:
+    """Alone over an engine that isn't there: alive, not ready, and SIGTERM is a clean end."""
+    began_at = time.monotonic()
+    program = Program("router", "--engine-url", "http://127.0.0.1:9", "--port", "0")
+    try:
+        line = program.wait_for("http://127.0.0.1", 20)
+        assert time.monotonic() - began_at < 10  # about 1 s on an idle machine
+        url = next(word for word in line.split() if word.startswith("http://"))
+        assert httpx.get(url + "/health").status_code == 200
+        assert httpx.get(url + "/ready").status_code == 503
+        assert program.stop() == 0
+    finally:
+        program.close()
+
+
+def test_the_whole_stack_over_the_stand_in(tmp_path: Path, fake_vllm_env: dict[str, str]) -> None:
+    """`up` starts the engine, serves through the router, and SIGTERM ends it with status 0."""
+    (tmp_path / "config.json").touch()
+    config = tmp_path / "t.toml"
+    config.write_text('[engine]\nserved_name = "m"\nport = 0\n')
+    program = Program(
+        *("up", "--config", str(config), "--port", "0", "--model", str(tmp_path)),
+        *("--served-name", "m", "--num-replicas", "2"),
+        env=fake_vllm_env,
+    )
+    try:
+        line = program.wait_for("Serving m at ", 30)
+        url = next(word for word in line.split() if word.startswith("http://"))
+        body = {"model": "m", "messages": [{"role": "user", "content": "1+1"}]}
+        deadline = time.monotonic() + 10
+        while httpx.get(url + "/ready").status_code != 200:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        reply = httpx.post(url + "/v1/chat/completions", json=body, timeout=20)
+        assert reply.status_code == 200, reply.text
+        assert reply.json()["choices"][0]["message"]["content"]
+        assert program.stop() == 0
+    finally:
+        program.close()
