@@ -3,7 +3,7 @@
 from random import Random
 
 from demo_model.arithmetic import Language, compact_difference, compact_sum
-from demo_model.problem import Problem, pair_key
+from demo_model.problem import Key, Problem, pair_key
 from demo_model.sums import boxed
 
 ORDINALS = ("1st", "2nd", "3rd", *(f"{n}th" for n in range(4, 100)))
@@ -89,7 +89,7 @@ def _listed(rng: Random, start: int, step: int, language: Language) -> str:
 
 
 def _reply(kind: str, question: str, lines: list[str], answer: int, language: Language,
-           key: tuple[str | int, ...], name: str) -> Problem:  # fmt: skip
+           key: Key, name: str) -> Problem:  # fmt: skip
     text = f"{name} is {answer}." if language == "en" else f"{name}是{answer}。"
     reply = boxed(answer, text, language)
     return Problem(kind, language, question, "\n".join(lines), reply, str(answer), key)
@@ -179,7 +179,7 @@ def equation(rng: Random, language: Language) -> Problem:
         factor, x = rng.randint(2, 9), rng.randint(1, 12)
         other = rng.randint(1, 60) if rng.random() < 0.8 else rng.randint(1, 9)
         product = factor * x
-        key = ("equation", factor, other, x)
+        key: Key = ("equation", factor, other, x)
         if shape == "times_plus":
             right = product + other
             left = f"{other}+{factor}{v}" if rng.random() < 0.15 else f"{factor}{v}+{other}"

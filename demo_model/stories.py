@@ -101,7 +101,9 @@ def _running(rng: Random, language: Language) -> Problem:
     ask = rng.choice(ZH_ASKS if zh else ASKS).format(**words)
     question = "，".join(text) + "。" + ask if zh else " ".join([*text, ask])
     multiplied = story.lines[0].startswith(("Groups", "几组"))
-    key = ("word", *numbers) if multiplied else pair_key(numbers[0], numbers[1])
+    key: Key = ("word", *numbers)
+    if not multiplied:
+        key = pair_key(numbers[0], numbers[1])
     return story.problem(question, key, unit + thing if zh else thing)
 
 
@@ -224,5 +226,5 @@ SHAPES: tuple[tuple[Callable[[Random, Language], Problem], int], ...] = (
 
 def word(rng: Random, language: Language) -> Problem:
     """A word problem of any shape."""
-    shapes, weights = zip(*SHAPES, strict=True)
-    return rng.choices(shapes, weights)[0](rng, language)
+    shapes = [shape for shape, _ in SHAPES]
+    return rng.choices(shapes, [weight for _, weight in SHAPES])[0](rng, language)
