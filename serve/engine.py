@@ -234,4 +234,4 @@ def _gpus_of(settings: EngineSettings, machine: Machine, index: int) -> str:
 
 def is_local(model: str) -> bool:
     """Whether `model` is a directory here or is written like one, rather than a hub repository."""
-    return model.startswith(("/", ".", "~")) or Path(model).is_dir()
+    return model.startswith(("/", ".")) or Path(model).is_dir()

@@ -208,7 +208,7 @@ async def is_healthy(url: str) -> bool:
 
 def check_start(command: EngineCommand) -> None:
     """Raises `EngineStartError` for faults that need no start to be seen."""
-    model = Path(command.model).expanduser()
+    model = Path(command.model)
     if is_local(command.model) and not (model / "config.json").is_file():
         what = "has no config.json" if model.is_dir() else "is not there"
         raise EngineStartError(explain([f"{_NOT_A_MODEL}: {model} {what}"], None, command.model))

@@ -138,4 +138,6 @@ def _resolve_paths(settings: Settings, base: Path) -> Settings:
         router = msgspec.structs.replace(router, presets=str(base / router.presets))
     if engine.model.startswith("."):
         engine = msgspec.structs.replace(engine, model=str((base / engine.model).resolve()))
+    if engine.log_dir is not None:
+        engine = msgspec.structs.replace(engine, log_dir=str(base / engine.log_dir))
     return msgspec.structs.replace(settings, router=router, engine=engine)
