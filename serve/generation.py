@@ -18,6 +18,7 @@ from serve.presets import BUDGET, Plan
 from serve.reasoning import ReasoningTokenCounter, TraceFormat, TraceSplitter
 from serve.replicas import EngineInfo, ReplicaSet
 from serve.sse import DONE, SSEDecoder, SSETooLong
+from serve.stopping import StopFinder
 from serve.wire import EngineChoice, EngineUsage, decode_chunk
 
 CHAT_PATH = "/v1/chat/completions"
@@ -36,15 +37,17 @@ class Usage(msgspec.Struct):
 
 
 class _Choice:
-    __slots__ = ("counter", "num_tokens", "splitter")
+    __slots__ = ("counter", "ended", "finder", "num_tokens", "splitter")
 
-    def __init__(self, trace: TraceFormat) -> None:
+    def __init__(self, trace: TraceFormat, plan: Plan) -> None:
         self.splitter = TraceSplitter(trace)
         self.counter = ReasoningTokenCounter(trace)
+        self.finder = StopFinder(plan.stop, include=plan.include_stop) if plan.stop else None
         self.num_tokens = 0
+        self.ended = False
 
     def take(self, choice: EngineChoice) -> None:
-        """Counts the chunk's tokens and replaces its text by what the splitter releases."""
+        """Counts the chunk's tokens and replaces its text by what may be released."""
         delta = choice.delta
         if choice.token_ids is not None:
             self.num_tokens += len(choice.token_ids)
@@ -58,7 +61,19 @@ class _Choice:
         if choice.finish_reason is not None:
             last_trace, last_answer = self.splitter.finish()
             trace, answer = trace + last_trace, answer + last_answer
+            self.ended = True
+        if self.finder is not None:
+            answer = self._until_stop(choice, answer, self.finder)
         delta.reasoning, delta.content = trace, answer
+
+    def _until_stop(self, choice: EngineChoice, answer: str, finder: StopFinder) -> str:
+        answer = finder.feed(answer)
+        if finder.found is not None:
+            choice.finish_reason, choice.stop_reason = "stop", finder.found
+            self.ended = True
+        elif choice.finish_reason is not None:
+            answer += finder.finish()
+        return answer
 
 
 class Generation:
@@ -86,7 +101,7 @@ class Generation:
             )
         except ContextLengthExceeded:
             raise await self._too_long() from None
-        self._choices = [_Choice(info.trace) for _ in range(self._plan.num_choices)]
+        self._choices = [_Choice(info.trace, self._plan) for _ in range(self._plan.num_choices)]
 
     async def choices(self) -> AsyncIterator[list[EngineChoice]]:
         """The choices of each read from the engine. Raises `UpstreamError` when it breaks off."""
@@ -96,15 +111,16 @@ class Generation:
         try:
             while data := await self._reply.read():
                 batch: list[EngineChoice] = []
+                done = False
                 for event in decoder.feed(data):
-                    if event == DONE:
-                        if batch:
-                            yield batch
-                        self._count()
-                        return
-                    batch += self._take(event)
+                    done = event == DONE
+                    if not done:
+                        batch += self._take(event)
                 if batch:
                     yield batch
+                if done or self._stopped():
+                    self._count()
+                    return
         except (msgspec.DecodeError, SSETooLong) as exc:
             raise UpstreamError(f"the engine's stream could not be read: {exc}") from exc
         raise UpstreamError("the engine's stream ended before it was complete")
@@ -135,8 +151,15 @@ class Generation:
                 raise UpstreamError(
                     f"the engine sent choice {choice.index}, which nobody asked for"
                 )
+        if self._plan.stop:
+            chunk.choices = [c for c in chunk.choices if not self._choices[c.index].ended]
+        for choice in chunk.choices:
             self._choices[choice.index].take(choice)
         return chunk.choices
+
+    def _stopped(self) -> bool:
+        """Whether stop strings have ended every choice: the rest is not wanted."""
+        return bool(self._plan.stop) and all(choice.ended for choice in self._choices)
 
     def _count(self) -> None:
         self.usage.reasoning_tokens = sum(choice.counter.num_tokens for choice in self._choices)

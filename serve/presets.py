@@ -97,6 +97,8 @@ class Plan(msgspec.Struct, kw_only=True):
     include_usage: bool
     reasoning_format: ReasoningFormat = "parsed"
     return_token_ids: bool = False
+    stop: list[str] = []
+    include_stop: bool = False
     thinking_token_budget: int | None = None
     budget_source: Literal["request", "reasoning_effort", "preset", "none"] = "none"
 
@@ -175,7 +177,8 @@ def plan_chat(
     body = _engine_fields(data)
     explicit = dict(body)
     limit = request.max_completion_tokens or request.max_tokens
-    body.pop("max_completion_tokens", None)
+    for ours in ("max_completion_tokens", "stop", "include_stop_str_in_output"):
+        body.pop(ours, None)
     if limit is not None:
         explicit["max_tokens"] = limit
         if limit > max_model_len:
@@ -211,6 +214,8 @@ def plan_chat(
         include_usage=options is not None and options.include_usage,
         reasoning_format=request.reasoning_format,
         return_token_ids=bool(request.return_token_ids),
+        stop=_stop_strings(request.stop),
+        include_stop=bool(request.include_stop_str_in_output),
         thinking_token_budget=budget,
         budget_source=source,
     )
@@ -270,6 +275,14 @@ def _engine_fields(data: Mapping[str, object]) -> dict[str, object]:
     return {
         key: value for key, value in data.items() if key not in NOT_FOR_ENGINE and value is not None
     }
+
+
+def _stop_strings(stop: str | list[str] | None) -> list[str]:
+    """Not for the engine: see `serve.stopping`."""
+    stops = [stop] if isinstance(stop, str) else stop or []
+    if "" in stops:
+        raise InvalidRequest("`stop` holds an empty string; leave it out", param="stop")
+    return stops
 
 
 def _ask_for_stream(body: dict[str, object]) -> None:

@@ -207,6 +207,27 @@ async def test_bytes_may_arrive_in_any_pieces(router: RunningRouter, size: int) 
     assert (text_of(events, "reasoning"), text_of(events, "content")) == ("思考 <", "😀")
 
 
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_stop_string_ends_the_answer_and_the_generation(
+    engine: StandInEngine, router: RunningRouter, stream: bool
+) -> None:
+    """It is found in the answer only, across chunks; the engine is not kept busy after it."""
+    text = scripted(think="the end\n", answer="\n\nabc the end " + "x" * 3000)
+    fields: dict[str, Any] = {"stop": ["the end"], "stream_options": {"include_usage": True}}
+    if stream:
+        events = await router.stream(text, **fields)
+        got = text_of(events, "reasoning"), text_of(events, "content")
+        finish, usage = events[-3]["choices"][0], events[-2]["usage"]
+    else:
+        reply = (await router.chat(text, **fields)).json()
+        finish, usage = reply["choices"][0], reply["usage"]
+        got = finish["message"]["reasoning"], finish["message"]["content"]
+    assert got == ("the end", "abc ")
+    assert (finish["finish_reason"], finish["stop_reason"]) == ("stop", "the end")
+    assert usage["completion_tokens"] < 200
+    await no_trace_left(engine, router)
+
+
 async def test_completions_pass_through(router: RunningRouter) -> None:
     """Plain completions come as the engine made them, whole and as a stream."""
     whole = await router.http.post("/v1/completions", json={"prompt": "a", "max_tokens": 4})
