@@ -41,6 +41,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks.load import Load
 from benchmarks.peers import CONTENDERS, ROOT, Contender, InstallError, Launch, install
@@ -62,7 +63,7 @@ class Settings:
     step_ms: float = 20.0
     think_tokens: int = 96
     answer_tokens: int = 32
-    measure_s: float = 6.0
+    measure_s: float = 5.0
     check: bool = False
     limit: float = 1.8
     out: str = "bench-results/router.json"
@@ -147,9 +148,10 @@ class Bench:
         )
         rss_bytes = running.usage().rss_bytes
         num_left = self._drained(1.0)
+        self._drained(5.0)  # what is left must not weigh on the next
         short = Load(running.url, MODEL, settings.streams, stream=False, max_tokens=8, ramp_s=0.2)
         whole, whole_cpu_s, _, _ = self._window(running, short, 0.7, 1.5)
-        self._drained(1.0)
+        self._drained(5.0)
         return Sample(
             cpu_us_per_token=_per(cpu_s, tokens),
             cpu_us_per_request=_per(whole_cpu_s, whole["num_requests"]),
@@ -352,6 +354,19 @@ def measure(settings: Settings) -> Report:
     return Report("router", settings, machine, splits, summary, samples)
 
 
+def without_nan(report: dict[str, Any]) -> dict[str, Any]:
+    """The report with null where nothing could be measured: JSON has no NaN."""
+
+    def mend(value: object) -> object:
+        if isinstance(value, dict):
+            return {key: mend(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [mend(item) for item in value]
+        return None if isinstance(value, float) and math.isnan(value) else value
+
+    return {key: mend(value) for key, value in report.items()}
+
+
 @contextmanager
 def _sigterm_as_exit() -> Iterator[None]:
     """SIGTERM unwinds like Ctrl-C, so that every process is ended."""
@@ -388,11 +403,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     out = Path(settings.out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(asdict(report), indent=1) + "\n")
+    kept = without_nan(asdict(report))
+    out.write_text(json.dumps(kept, indent=1, allow_nan=False) + "\n")
     failure = judge(report.summary, settings.limit) if settings.check else None
     if failure:
         print(f"check failed: {failure}")
-    print(json.dumps({key: value for key, value in asdict(report).items() if key != "rounds"}))
+    print(json.dumps({key: value for key, value in kept.items() if key != "rounds"}))
     return 1 if failure else 0
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.router_bench import Sample, judge, render, summarise
+from benchmarks.router_bench import Sample, judge, render, summarise, without_nan
 from benchmarks.stats import median_of, paired_difference, paired_ratio, percentile, table
 
 SAMPLE = Sample(
@@ -72,6 +72,11 @@ def test_summary_compares_within_rounds() -> None:
     assert "added_ttft_p50_ms" not in summary["direct"]
     splits = {"direct": False, "r1-serve": True, "vllm-router": False}
     assert "1.50" in render(summary, splits).splitlines()[3]
+
+
+def test_report_is_json_where_nothing_was_measured() -> None:
+    report = {"rounds": {"a": [{"x": math.nan}]}, "load": (1.0, 2.0)}
+    assert without_nan(report) == {"rounds": {"a": [{"x": None}]}, "load": [1.0, 2.0]}
 
 
 def test_verdict_names_what_is_wrong() -> None:
