@@ -12,7 +12,8 @@ import argparse
 import json
 import os
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
@@ -21,108 +22,16 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from demo_model.model import Qwen2, Shape, export, rotary
-from demo_model.prompts import BOS, EOS, training_example
+from demo_model.packing import PLAN, Batch, make_batches
+from demo_model.prompts import BOS, EOS
 from demo_model.tokenizer import VOCAB_SIZE, load_tokenizer, save_tokenizer, train_tokenizer
 
-IGNORED = -100
-MEAN_EXAMPLE_TOKENS = 153
-Plan = tuple[tuple[int, int], ...]
-# (rows, tokens a row): short rows make attention cheaper, a few long ones teach long chats.
-PLAN: Plan = ((44, 256), (8, 512), (1, 1024))
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Packed rows. ids, targets, positions, documents: [rows, length]; padding is document -1."""
-
-    ids: Tensor
-    targets: Tensor
-    positions: Tensor
-    documents: Tensor
-
-    @property
-    def num_tokens(self) -> int:
-        return int((self.documents >= 0).sum())
-
-    @property
-    def num_targets(self) -> int:
-        return int((self.targets >= 0).sum())
-
-    def mask(self) -> Tensor:
-        """[rows, 1, length, length]: causal, and within one document."""
-        same = self.documents[:, None, :, None] == self.documents[:, None, None, :]
-        return same & torch.ones(same.shape[-2:], dtype=torch.bool).tril()
-
-
-def encoded_examples(
-    tokenizer: Tokenizer, rng: Random, count: int, shares: dict[str, float] | None
-) -> list[tuple[list[int], int]]:
-    """`count` examples as (ids with the end token, number of prompt ids)."""
-    eos = tokenizer.token_to_id(EOS)
-    pairs = [training_example(rng, shares) for _ in range(count)]
-    prompts = tokenizer.encode_batch([p for p, _ in pairs], add_special_tokens=False)
-    completions = tokenizer.encode_batch([c for _, c in pairs], add_special_tokens=False)
-    return [
-        (prompt.ids + completion.ids + [eos], len(prompt.ids))
-        for prompt, completion in zip(prompts, completions, strict=True)
-    ]
-
-
-def pack(sizes: list[int], room: list[int], order: list[int]) -> list[int | None]:
-    """First fit: the row of each example, taken in `order`, or None. `room` shrinks in place."""
-    rows: list[int | None] = [None] * len(sizes)
-    for example in order:
-        rows[example] = next((r for r, left in enumerate(room) if left >= sizes[example]), None)
-        if (row := rows[example]) is not None:
-            room[row] -= sizes[example]
-    return rows
-
-
-def make_batches(
-    tokenizer: Tokenizer, rng: Random, plan: Plan, shares: dict[str, float] | None = None
-) -> list[Batch]:
-    """Fill rows of the planned lengths with examples; those longer than any row are left out.
-
-    Most of the room goes to a first lot, longest first; what is left is filled up at random.
-    """
-    lengths = [length for rows, length in plan for _ in range(rows)]
-    room, rows, examples = lengths.copy(), [], []
-    for share in (0.9, 0.1, 0.1):
-        count = int(share * sum(lengths) / MEAN_EXAMPLE_TOKENS)
-        lot = encoded_examples(tokenizer, rng, count, shares)
-        sizes = [len(ids) - 1 for ids, _ in lot]
-        order = sorted(range(count), key=lambda i: -sizes[i]) if share > 0.5 else range(count)
-        rows += pack(sizes, room, list(order))
-        examples += lot
-    batches, first = [], 0
-    for num_rows, length in plan:
-        inside = range(first, first + num_rows)
-        first += num_rows
-        placed = [[e for e, at in zip(examples, rows, strict=True) if at == row] for row in inside]
-        batches.append(fill_rows(placed, length))
-    return batches
-
-
-def fill_rows(placed: list[list[tuple[list[int], int]]], length: int) -> Batch:
-    """Lay each row's examples end to end."""
-    shape = (len(placed), length)
-    ids, targets = torch.zeros(shape, dtype=torch.long), torch.full(shape, IGNORED)
-    positions, documents = torch.zeros(shape, dtype=torch.long), torch.full(shape, -1)
-    for row, examples in enumerate(placed):
-        start = 0
-        for document, (example, num_prompt) in enumerate(examples):
-            at = slice(start, start + len(example) - 1)
-            ids[row, at] = torch.tensor(example[:-1])
-            targets[row, at] = torch.tensor([IGNORED] * (num_prompt - 1) + example[num_prompt:])
-            positions[row, at] = torch.arange(len(example) - 1)
-            documents[row, at] = document
-            start = at.stop
-    return Batch(ids, targets, positions, documents)
+CHECKPOINT = "checkpoint.pt"
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """Warm-up, stable, linear decay to nearly nothing, by tokens."""
+    """The learning rate's share of its peak: warm-up, stable, linear decay, by tokens."""
 
     warmup: int
     decay_from: int
@@ -136,104 +45,143 @@ class Schedule:
         return max(0.01, (self.total - tokens) / max(1, self.total - self.decay_from))
 
 
-def make_optimizers(model: Qwen2, args: argparse.Namespace) -> list[torch.optim.Optimizer]:
+def make_optimizers(
+    model: Qwen2, muon_lr: float, adam_lr: float
+) -> tuple[torch.optim.Optimizer, ...]:
     """Muon for the layers' matrices; AdamW for embeddings, norms and biases."""
-    matrices = [p for n, p in model.named_parameters() if p.dim() == 2 and "layers" in n]
-    others = [p for n, p in model.named_parameters() if p.dim() < 2 or "layers" not in n]
-    return [
-        torch.optim.Muon(
-            matrices, lr=args.muon_lr, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"
-        ),
-        torch.optim.AdamW(others, lr=args.adam_lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
-    ]
+    matrices, others = [], []
+    for name, parameter in model.named_parameters():
+        (matrices if parameter.dim() == 2 and "layers" in name else others).append(parameter)
+    return (
+        torch.optim.Muon(matrices, lr=muon_lr, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=adam_lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
+    )
 
 
-def save_checkpoint(path: Path, state: dict[str, object]) -> None:
-    """Write a whole checkpoint or none."""
-    part = path.with_suffix(".part")
-    torch.save(state, part)
-    os.replace(part, path)
+@dataclass(slots=True)
+class Trainer:
+    """The model, its optimisers, and how far they have come."""
+
+    model: Qwen2
+    optimizers: tuple[torch.optim.Optimizer, ...]
+    loss_of: Callable[..., Tensor]
+    step: int = 0
+    tokens: int = 0
+    peak_lrs: tuple[float, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.peak_lrs = tuple(o.param_groups[0]["lr"] for o in self.optimizers)
+
+    def load(self, path: Path) -> None:
+        state = torch.load(path, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.step, self.tokens = state["step"], state["tokens"]
+
+    def save(self, path: Path) -> None:
+        """Write a whole checkpoint or none."""
+        part = path.with_suffix(".part")
+        state = {
+            "model": self.model.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "step": self.step,
+            "tokens": self.tokens,
+        }
+        torch.save(state, part)
+        os.replace(part, path)
+
+    def update(self, batches: list[Batch], scale: float) -> float:
+        """One optimiser step over all batches; the mean loss of a target token."""
+        num_targets = sum(batch.num_targets for batch in batches)
+        total = 0.0
+        for batch in batches:
+            cos, sin = rotary(batch.positions, self.model.shape)
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                loss = self.loss_of(batch.ids, batch.targets, cos, sin, batch.mask())
+            (loss / num_targets).backward()
+            total += loss.item()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for optimizer, peak in zip(self.optimizers, self.peak_lrs, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = peak * scale
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        self.tokens += sum(batch.num_tokens for batch in batches)
+        return total / num_targets
+
+
+@dataclass(slots=True)
+class Progress:
+    """The log: one JSON line now and then, with the throughput since the start of this run."""
+
+    every: int
+    first_tokens: int
+    started: float = field(default_factory=time.monotonic)
+    losses: list[float] = field(default_factory=list)
+
+    def add(self, trainer: Trainer, loss: float, scale: float) -> None:
+        self.losses.append(loss)
+        if trainer.step % self.every:
+            return
+        seconds = time.monotonic() - self.started
+        line = {
+            "step": trainer.step,
+            "tokens": trainer.tokens,
+            "loss": round(sum(self.losses) / len(self.losses), 4),
+            "lr": round(scale, 3),
+            "tokens_per_s": round((trainer.tokens - self.first_tokens) / seconds),
+            "seconds": round(seconds),
+        }
+        print(json.dumps(line), flush=True)
+        self.losses.clear()
+
+
+def tokenizer_of(run: Path, seed: int) -> Tokenizer:
+    """The run's tokenizer, trained if it is not there yet. Raises ValueError on another size."""
+    run.mkdir(parents=True, exist_ok=True)
+    if not (run / "tokenizer.json").exists():
+        save_tokenizer(train_tokenizer(seed), run)
+    tokenizer = load_tokenizer(run)
+    if (size := tokenizer.get_vocab_size()) != VOCAB_SIZE:
+        raise ValueError(f"{run}/tokenizer.json has {size} entries, not {VOCAB_SIZE}")
+    return tokenizer
 
 
 def train(args: argparse.Namespace) -> None:
+    """Train to the schedule's end, saving now and then, and export."""
     torch.manual_seed(args.seed)
     torch.set_num_threads(args.threads)
-    args.run.mkdir(parents=True, exist_ok=True)
-    if not (args.run / "tokenizer.json").exists():
-        save_tokenizer(train_tokenizer(args.seed), args.run)
-    tokenizer = load_tokenizer(args.run)
-    assert_size = tokenizer.get_vocab_size()
-    if assert_size != VOCAB_SIZE:
-        raise ValueError(f"the tokenizer has {assert_size} entries, not {VOCAB_SIZE}")
-    shape = Shape(layers=args.layers)
-    model = Qwen2(shape)
-    optimizers = make_optimizers(model, args)
-    step, tokens = 0, 0
+    tokenizer = tokenizer_of(args.run, args.seed)
+    model = Qwen2(Shape(layers=args.layers))
+    loss_of = torch.compile(model.loss, dynamic=False) if args.compile else model.loss
+    optimizers = make_optimizers(model, args.muon_lr, args.adam_lr)
+    trainer = Trainer(model, optimizers, loss_of)
     schedule = Schedule(args.warmup, int(args.tokens * (1 - args.decay_share)), args.tokens)
     if args.resume:
-        state = torch.load(args.resume, weights_only=True)
-        model.load_state_dict(state["model"])
-        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        step, tokens = state["step"], state["tokens"]
-        if args.decay_now:
-            schedule = Schedule(args.warmup, tokens, tokens + args.decay_tokens)
-    loss_of = torch.compile(model.loss, dynamic=False) if args.compile else model.loss
-    num_parameters = sum(p.numel() for p in model.parameters())
-    print(f"{num_parameters} parameters; {schedule}; step {step}", flush=True)
-
-    rates = [(args.muon_lr), (args.adam_lr)]
-    started = saved_at = time.monotonic()
-    first_tokens, window = tokens, []
-    while tokens < schedule.total:
-        scale = schedule.scale(tokens)
-        for optimizer, rate in zip(optimizers, rates, strict=True):
-            for group in optimizer.param_groups:
-                group["lr"] = rate * scale
-        rng = Random(f"train:{args.seed}:{step}")
-        batches = make_batches(tokenizer, rng, PLAN, args.shares)
-        num_targets = sum(batch.num_targets for batch in batches)
-        total_loss = 0.0
-        for batch in batches:
-            cos, sin = rotary(batch.positions, shape)
-            with torch.autocast("cpu", dtype=torch.bfloat16):
-                loss = loss_of(batch.ids, batch.targets, cos, sin, batch.mask())
-            (loss / num_targets).backward()
-            total_loss += loss.item()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        step += 1
-        tokens += sum(batch.num_tokens for batch in batches)
-        window.append(total_loss / num_targets)
-        now = time.monotonic()
-        if step % args.log_every == 0:
-            rate = (tokens - first_tokens) / (now - started)
-            mean = sum(window) / len(window)
-            line = {"step": step, "tokens": tokens, "loss": round(mean, 4), "lr": round(scale, 3),
-                    "tokens_per_s": round(rate), "seconds": round(now - started)}  # fmt: skip
-            print(json.dumps(line), flush=True)
-            window.clear()
-        if now - saved_at > args.save_every_s or tokens >= schedule.total:
-            saved_at = now
-            save_checkpoint(
-                args.run / "checkpoint.pt",
-                {
-                    "model": model.state_dict(),
-                    "optimizers": [optimizer.state_dict() for optimizer in optimizers],
-                    "step": step,
-                    "tokens": tokens,
-                },
-            )
-    export_run(args.run, args.out, shape)
+        trainer.load(args.resume)
+    if args.resume and args.decay_now:
+        end = trainer.tokens + args.decay_tokens
+        schedule = Schedule(args.warmup, trainer.tokens, end)
+    print(f"{sum(p.numel() for p in model.parameters())} parameters, {schedule}", flush=True)
+    progress, saved_at = Progress(args.log_every, trainer.tokens), time.monotonic()
+    while trainer.tokens < schedule.total:
+        scale = schedule.scale(trainer.tokens)
+        rng = Random(f"train:{args.seed}:{trainer.step}")
+        loss = trainer.update(make_batches(tokenizer, rng, PLAN, args.shares), scale)
+        progress.add(trainer, loss, scale)
+        if time.monotonic() - saved_at > args.save_every_s:
+            saved_at = time.monotonic()
+            trainer.save(args.run / CHECKPOINT)
+    trainer.save(args.run / CHECKPOINT)
+    export_run(args.run, args.out, model)
 
 
-def export_run(run: Path, out: Path, shape: Shape) -> None:
+def export_run(run: Path, out: Path, model: Qwen2) -> None:
     """Write a run's newest checkpoint and its tokenizer as a model folder."""
     tokenizer = load_tokenizer(run)
-    model = Qwen2(shape)
-    model.load_state_dict(torch.load(run / "checkpoint.pt", weights_only=True)["model"])
+    model.load_state_dict(torch.load(run / CHECKPOINT, weights_only=True)["model"])
     export(model, out, tokenizer.token_to_id(BOS), tokenizer.token_to_id(EOS))
     save_tokenizer(tokenizer, out)
 
@@ -265,7 +213,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     if args.export_only:
-        export_run(args.run, args.out, Shape(layers=args.layers))
+        export_run(args.run, args.out, Qwen2(Shape(layers=args.layers)))
     else:
         train(args)
 

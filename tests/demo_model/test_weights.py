@@ -81,12 +81,12 @@ def test_logits_equal_transformers_qwen2(tmp_path: Path) -> None:
 def test_packed_rows_keep_examples_apart() -> None:
     torch = pytest.importorskip("torch")
     from demo_model.model import Qwen2, Shape, causal_inputs, rotary
+    from demo_model.packing import make_batches
     from demo_model.tokenizer import load_tokenizer
-    from demo_model.train import make_batches
 
     torch.manual_seed(0)
     model = Qwen2(Shape(layers=2))
-    batch = make_batches(load_tokenizer(WEIGHTS), Random(0), ((2, 256),))[0]
+    batch = make_batches(load_tokenizer(WEIGHTS), Random(0), ((1, 512),))[0]
     cos, sin = rotary(batch.positions, model.shape)
     packed = model(batch.ids, cos, sin, batch.mask())
     inside = batch.documents[0] == 1
