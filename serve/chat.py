@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Self
 
 from fastapi import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from serve.admission import Gate
 from serve.errors import ClientGone, InvalidRequest, NotReady, ServeError, TooManyRequests
@@ -24,6 +24,7 @@ from serve.reply import Head, StreamReply, WholeReply
 from serve.sse import DONE_EVENT, encode
 from serve.telemetry import Stopwatch, Telemetry
 from serve.wire import EngineChoice
+from serve.writer import ClientWriter
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +119,7 @@ class ChatReply(Response):
             outcome = outcome_of(exc)
             if not self._started:
                 raise
-            await send(_body(encode(exc.body()), more=False))
+            await send(body_part(encode(exc.body()), more=False))
         finally:
             self._telemetry.record(self._watch, ROUTE, self._plan.preset, outcome)
             self._telemetry.count(self._generation.usage, self._plan.preset)
@@ -135,37 +136,47 @@ class ChatReply(Response):
 
     async def _stream(self, send: Send, guard: DisconnectGuard) -> None:
         reply, generation = StreamReply(self._plan, self._head), self._generation
-        async for choices in generation.choices():
+        writer = ClientWriter(send, generation.pause, generation.resume)
+
+        def emit(choices: list[EngineChoice]) -> None:
             if self._watch.first_answer_s is None:
                 note_first_text(self._watch, choices)
             events = reply.encode(choices)
             if not self._started:
-                await self._start(send)
+                self._started = True
+                writer.write(self._start())
                 if self._plan.return_token_ids and generation.prompt_token_ids is not None:
                     events = reply.prompt_token_ids(generation.prompt_token_ids) + events
             if events:
-                await send(_body(events, more=True))
+                writer.write(body_part(events, more=True))
+
+        try:
+            await generation.run(emit)
+            await writer.drain()
+        finally:
+            writer.close()
         last = reply.usage(generation.usage) if self._plan.include_usage else b""
-        if not self._started:
-            await self._start(send)
         guard.release()
-        await send(_body(last + DONE_EVENT, more=False))
+        await send(body_part(last + DONE_EVENT, more=False))
 
     async def _whole(self, send: Send, guard: DisconnectGuard) -> None:
         reply, generation = WholeReply(self._plan, self._head), self._generation
-        async for choices in generation.choices():
+
+        def emit(choices: list[EngineChoice]) -> None:
             if self._watch.first_answer_s is None:
                 note_first_text(self._watch, choices)
             reply.add(choices)
+
+        await generation.run(emit)
         body = reply.body(generation.usage, generation.prompt_token_ids)
         self.raw_headers.append((b"content-length", b"%d" % len(body)))
         guard.release()
-        await self._start(send)
-        await send(_body(body, more=False))
-
-    async def _start(self, send: Send) -> None:
         self._started = True
-        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        await send(self._start())
+        await send(body_part(body, more=False))
+
+    def _start(self) -> Message:
+        return {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
 
 
 def note_first_text(watch: Stopwatch, choices: Iterable[EngineChoice]) -> None:
@@ -188,5 +199,5 @@ def make_head(request_id: str, model: str, reasoning_fields: list[str]) -> Head:
     )
 
 
-def _body(data: bytes, *, more: bool) -> dict[str, object]:
+def body_part(data: bytes, *, more: bool) -> Message:
     return {"type": "http.response.body", "body": data, "more_body": more}

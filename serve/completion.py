@@ -6,15 +6,16 @@ import contextlib
 
 import msgspec
 from fastapi import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from serve.admission import Gate
-from serve.chat import DisconnectGuard, outcome_of
+from serve.chat import DisconnectGuard, body_part, outcome_of
 from serve.connection import Reply
 from serve.errors import ClientGone, ServeError, UpstreamError
 from serve.replicas import ReplicaSet
 from serve.sse import encode
 from serve.telemetry import Stopwatch, Telemetry
+from serve.writer import ClientWriter
 
 ROUTE = "/v1/completions"
 
@@ -57,26 +58,37 @@ class CompletionReply(Response):
             if not self._started:
                 raise
             if isinstance(exc, UpstreamError) and self._body.get("stream"):
-                await send(_part(encode(exc.body()), more=False))
+                await send(body_part(encode(exc.body()), more=False))
         finally:
             self._telemetry.record(self._watch, ROUTE, "", outcome)
 
     async def _pass_on(self, reply: Reply, send: Send, guard: DisconnectGuard) -> None:
-        streaming = bool(self._body.get("stream"))
-        first = await reply.read() if streaming else await reply.read_all()
         content_type = reply.headers.get("content-type", "application/json").encode("latin-1")
         headers = [(b"content-type", content_type), (b"cache-control", b"no-store")]
-        if not streaming:
-            headers.append((b"content-length", b"%d" % len(first)))
-            guard.release()
-        self._started = True
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        while streaming and first:
-            await send(_part(first, more=True))
-            first = await reply.read()
+        start: Message = {"type": "http.response.start", "status": 200, "headers": headers}
+        body = b""
+        if self._body.get("stream"):
+            await self._pipe(reply, send, start)
+        else:
+            body = await reply.read_all()
+            headers.append((b"content-length", b"%d" % len(body)))
+            await send(start)
+            self._started = True
         guard.release()
-        await send(_part(first, more=False))
+        await send(body_part(body, more=False))
 
+    async def _pipe(self, reply: Reply, send: Send, start: Message) -> None:
+        writer = ClientWriter(send, reply.pause, reply.resume)
 
-def _part(data: bytes, *, more: bool) -> dict[str, object]:
-    return {"type": "http.response.body", "body": data, "more_body": more}
+        def sink(data: bytes) -> bool:
+            if not self._started:
+                self._started = True
+                writer.write(start)
+            writer.write(body_part(data, more=True))
+            return True
+
+        try:
+            await reply.pipe(sink)
+            await writer.drain()
+        finally:
+            writer.close()

@@ -8,6 +8,7 @@ body bytes straight to the reader, no task, timer or lock per chunk
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol, Self, cast
 
@@ -27,15 +28,21 @@ class ConnectFailed(UpstreamError):
     """The engine could not be reached at all: the request was certainly not begun."""
 
 
+Sink = Callable[[bytes], bool]
+"""Takes bytes as they arrive; False when it wants no more. It must not block."""
+
+
 class Reply:
-    """An engine's reply. `read()` it until b"", or `close()` it: that cuts the connection, at which
-    vLLM aborts the generation."""
+    """An engine's reply. `read()` it until b"", or `pipe()` it. `close()` it on every path: that
+    cuts an unfinished reply's connection, at which vLLM aborts the generation."""
 
     __slots__ = (
         "_chunks",
         "_connection",
+        "_detached",
         "_done",
         "_error",
+        "_sink",
         "_size",
         "_waiter",
         "headers",
@@ -47,7 +54,9 @@ class Reply:
         self._chunks: list[bytes] = []
         self._size = 0
         self._done = False
-        self._error: UpstreamError | None = None
+        self._detached = False
+        self._error: Exception | None = None
+        self._sink: Sink | None = None
         self._waiter: asyncio.Future[None] | None = None
         self.status = 0
         self.headers: dict[str, str] = {}
@@ -60,12 +69,7 @@ class Reply:
         if not self._chunks and not self._done:
             await self._wait()
         if self._chunks:
-            data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
-            self._chunks.clear()
-            if self._size > HIGH_WATER_BYTES:
-                self._connection.resume_reading()
-            self._size = 0
-            return data
+            return self._take_chunks()
         if self._error is not None:
             raise self._error
         return b""
@@ -81,16 +85,42 @@ class Reply:
             parts.append(part)
         return b"".join(parts)
 
+    async def pipe(self, sink: Sink) -> None:
+        """Hands the body to `sink` inside the event loop's own read callback, so that a token costs
+        no task switch; returns at the end of the body or when `sink` wants no more.
+
+        Raises what `sink` raised, or the `UpstreamError` that ended the reply early.
+        """
+        self._sink = sink
+        if self._chunks:
+            self._deliver(self._take_chunks())
+        while self._sink is not None and not self._done:
+            await self._wait()
+        self._sink = None
+        if self._error is not None:
+            raise self._error
+
+    def detach(self) -> None:
+        """Nobody wants the rest, but it is short: let it come and keep the connection."""
+        self._detached = True
+
     def close(self) -> None:
         """Cuts an unfinished reply's connection; a finished one goes back to the pool by itself."""
-        if not self._done:
+        if not self._done and not self._detached:
             self.fail(UpstreamError("the reply was closed before its end"))
 
     def fail(self, error: UpstreamError) -> None:
         """Ends the reply with `error`, here and on the wire."""
         if not self._done:
-            self._end(error)
+            self.end(error)
             self._connection.abort()
+
+    def pause(self) -> None:
+        """The reader can't keep up: the engine is to wait (TCP back-pressure)."""
+        self._connection.pause_reading()
+
+    def resume(self) -> None:
+        self._connection.resume_reading()
 
     async def __aenter__(self) -> Self:
         return self
@@ -104,7 +134,7 @@ class Reply:
 
     async def headers_complete(self) -> None:
         while not self.status:
-            if self._done and self._error is not None:
+            if self._error is not None:
                 raise self._error
             await self._wait()
 
@@ -113,23 +143,20 @@ class Reply:
         self._wake()
 
     def push(self, data: bytes) -> None:
-        self._chunks.append(data)
-        self._size += len(data)
-        if self._size > HIGH_WATER_BYTES:
-            self._connection.pause_reading()
-        self._wake()
+        if self._sink is not None:
+            self._deliver(data)
+        elif not self._detached:
+            self._chunks.append(data)
+            self._size += len(data)
+            if self._size > HIGH_WATER_BYTES:
+                self.pause()
+            self._wake()
 
-    def _end(self, error: UpstreamError | None) -> None:
-        self._done = True
-        self._error = error
-        self._wake()
-
-    def complete(self) -> None:
-        self._end(None)
-
-    def broken(self, error: UpstreamError) -> None:
+    def end(self, error: Exception | None = None) -> None:
         if not self._done:
-            self._end(error)
+            self._done = True
+            self._error = self._error or error
+            self._wake()
 
     @property
     def ends_with_connection(self) -> bool:
@@ -137,6 +164,24 @@ class Reply:
         return bool(self.status) and self.headers.keys().isdisjoint(
             ("content-length", "transfer-encoding")
         )
+
+    def _deliver(self, data: bytes) -> None:
+        sink, wanted = self._sink, False
+        try:
+            wanted = sink is not None and sink(data)
+        except Exception as exc:  # it runs in the loop's callback: `pipe` raises it to its caller
+            self._error = exc
+        if not wanted:
+            self._sink = None
+            self._wake()
+
+    def _take_chunks(self) -> bytes:
+        data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+        self._chunks.clear()
+        if self._size > HIGH_WATER_BYTES:
+            self.resume()
+        self._size = 0
+        return data
 
     async def _wait(self) -> None:
         self._waiter = asyncio.get_running_loop().create_future()
@@ -166,6 +211,7 @@ class Connection(asyncio.Protocol):
         self._reply: Reply | None = None
         self._keep_alive = True
         self.num_replies = 0
+        self.paused = False
         self.last_activity_s = loop.time()
 
     # ---- for the pool ----
@@ -193,12 +239,15 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
 
     def pause_reading(self) -> None:
-        if self.usable and self._transport is not None:
+        if not self.paused and self.usable and self._transport is not None:
             self._transport.pause_reading()
+            self.paused = True
 
     def resume_reading(self) -> None:
-        if self.usable and self._transport is not None:
+        if self.paused and self.usable and self._transport is not None:
             self._transport.resume_reading()
+            self.paused = False
+            self.last_activity_s = self._loop.time()
 
     # ---- asyncio.Protocol ----
 
@@ -217,7 +266,7 @@ class Connection(asyncio.Protocol):
         self._transport = None
         reply = self._reply
         if reply is not None and reply.ends_with_connection and exc is None:
-            reply.complete()
+            reply.end()
         elif reply is not None and not reply.status and self.num_replies:
             self._break(StaleConnection("the engine closed an idle connection"))
         else:
@@ -227,7 +276,7 @@ class Connection(asyncio.Protocol):
 
     def _break(self, error: UpstreamError) -> None:
         if self._reply is not None:
-            self._reply.broken(error)
+            self._reply.end(error)
             self._reply = None
 
     # ---- httptools ----
@@ -249,7 +298,7 @@ class Connection(asyncio.Protocol):
         reply, self._reply = self._reply, None
         self.num_replies += 1
         if reply is not None:
-            reply.complete()
+            reply.end()
         if self._keep_alive:
             self._owner.released(self)
         elif self._transport is not None:

@@ -1,14 +1,14 @@
 """One generation: the engine call behind one chat request, its output split into trace and answer.
 
-Today a generation has one leg, a streaming chat completion on one replica. What it yields are the
+Today a generation has one leg, a streaming chat completion on one replica. What it emits are the
 engine's own choices, with `delta.reasoning` and `delta.content` replaced by what the splitter
-releases; `usage` is complete when the iteration ends.
+releases; `usage` is complete when `run` returns.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import Callable
 
 import msgspec
 
@@ -25,6 +25,9 @@ CHAT_PATH = "/v1/chat/completions"
 FOLDED_STREAM_INTERVAL = 16
 """Tokens per chunk that an engine is asked for when the client wants the whole reply: the engine
 spends its time on tokens, not on chunks nobody reads (`stream_interval`, vLLM 0.32)."""
+
+
+Emit = Callable[[list[EngineChoice]], None]
 
 
 class Usage(msgspec.Struct):
@@ -77,7 +80,7 @@ class _Choice:
 
 
 class Generation:
-    """Iterate `choices()` once `start()` has returned; leave it with `close()` on every path."""
+    """`start()` it, `run()` it, and `close()` it on every path."""
 
     def __init__(self, plan: Plan, replicas: ReplicaSet, request_id: str) -> None:
         self._plan = plan
@@ -103,27 +106,43 @@ class Generation:
             raise await self._too_long() from None
         self._choices = [_Choice(info.trace, self._plan) for _ in range(self._plan.num_choices)]
 
-    async def choices(self) -> AsyncIterator[list[EngineChoice]]:
-        """The choices of each read from the engine. Raises `UpstreamError` when it breaks off."""
+    async def run(self, emit: Emit) -> None:
+        """Calls `emit` with the choices of each read from the engine, in the read callback itself;
+        returns when the generation is complete. Raises `UpstreamError` when it breaks off."""
         if self._reply is None:
             raise RuntimeError("start() comes first")
-        decoder = SSEDecoder()
+        decoder, complete = SSEDecoder(), False
+
+        def sink(data: bytes) -> bool:
+            nonlocal complete
+            batch: list[EngineChoice] = []
+            for event in decoder.feed(data):
+                if event == DONE:
+                    complete = True
+                else:
+                    batch += self._take(event)
+            if batch:
+                emit(batch)
+            return not (complete or self._stopped())
+
         try:
-            while data := await self._reply.read():
-                batch: list[EngineChoice] = []
-                done = False
-                for event in decoder.feed(data):
-                    done = event == DONE
-                    if not done:
-                        batch += self._take(event)
-                if batch:
-                    yield batch
-                if done or self._stopped():
-                    self._count()
-                    return
+            await self._reply.pipe(sink)
         except (msgspec.DecodeError, SSETooLong) as exc:
             raise UpstreamError(f"the engine's stream could not be read: {exc}") from exc
-        raise UpstreamError("the engine's stream ended before it was complete")
+        if complete:
+            self._reply.detach()
+        elif not self._stopped():
+            raise UpstreamError("the engine's stream ended before it was complete")
+        self._count()
+
+    def pause(self) -> None:
+        """The client can't keep up: the engine is to wait."""
+        if self._reply is not None:
+            self._reply.pause()
+
+    def resume(self) -> None:
+        if self._reply is not None:
+            self._reply.resume()
 
     def close(self) -> None:
         """Ends the leg; an unfinished one is aborted on the engine."""

@@ -210,7 +210,7 @@ async def start_all(keepers: Sequence[EngineKeeper], console: Console) -> None:
             elapsed_s = time.monotonic() - started_at
             num_ready = len(keepers) - len(waiting)
             several = f" ({num_ready} of {len(keepers)} ready)" if len(keepers) > 1 else ""
-            console.status(f"{keepers[0].command.model}: {phase}{several}", elapsed_s)
+            console.status(f"{keepers[0].settings.served_name}: {phase}{several}", elapsed_s)
             await asyncio.wait({starts}, timeout=0.5)
         await starts
     finally:

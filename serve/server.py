@@ -37,6 +37,7 @@ async def run(
         access_log=False,
         server_header=False,
         date_header=False,
+        proxy_headers=False,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=round(server.drain_timeout_s),
     )

@@ -8,6 +8,7 @@ their own error.
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Iterable, Mapping
 from typing import TypeVar, get_args, get_origin, get_type_hints
 
@@ -82,17 +83,23 @@ def _meta_in(hint: object) -> msgspec.Meta | None:
     return None
 
 
+@functools.cache
+def _fields(kind: type) -> dict[str, object]:
+    """Key → type. Cached: resolving the annotations of a large struct takes over a millisecond."""
+    hints = get_type_hints(kind)
+    return {field.encode_name: hints[field.name] for field in msgspec.structs.fields(kind)}
+
+
 def check_keys(data: Mapping[str, object], kind: type, path: str = "") -> None:
     """Raises `UnknownKeyError` on the first key, at any depth of structs and of dicts of structs,
     that `kind` does not have."""
-    fields = {field.encode_name: field.name for field in msgspec.structs.fields(kind)}
-    hints = get_type_hints(kind)
+    fields = _fields(kind)
     for key, value in data.items():
         where = f"{path}.{key}" if path else key
         if key not in fields:
             raise UnknownKeyError(f"unknown field `{where}`{did_you_mean(key, fields)}", where)
         if isinstance(value, Mapping):
-            _check_mapping(value, hints[fields[key]], where)
+            _check_mapping(value, fields[key], where)
 
 
 def _check_mapping(value: Mapping[str, object], hint: object, where: str) -> None:

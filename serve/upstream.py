@@ -99,7 +99,7 @@ class EngineClient:
             if connection.reply is None:
                 if silent_s > KEEP_ALIVE_S:
                     connection.abort()
-            elif silent_s > self._idle_timeout_s:
+            elif silent_s > self._idle_timeout_s and not connection.paused:
                 connection.reply.fail(
                     UpstreamTimeout(f"the engine was silent for {self._idle_timeout_s:g} s")
                 )
