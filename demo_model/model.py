@@ -77,7 +77,8 @@ class Attention(nn.Module):
         mixed = F.scaled_dot_product_attention(
             query.to(value.dtype), key.to(value.dtype), value, attn_mask=mask
         )
-        return self.o_proj(mixed.transpose(1, 2).reshape(rows, length, -1))
+        out: Tensor = self.o_proj(mixed.transpose(1, 2).reshape(rows, length, -1))
+        return out
 
 
 class FeedForward(nn.Module):
@@ -88,7 +89,8 @@ class FeedForward(nn.Module):
         self.down_proj = nn.Linear(shape.intermediate, shape.hidden, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        out: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return out
 
 
 class Layer(nn.Module):
@@ -101,7 +103,25 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor) -> Tensor:
         x = x + self.self_attn(self.input_layernorm(x), cos, sin, mask)
-        return x + self.mlp(self.post_attention_layernorm(x))
+        out: Tensor = x + self.mlp(self.post_attention_layernorm(x))
+        return out
+
+
+class Backbone(nn.Module):
+    """Embedding, layers and last norm: what Hugging Face's names begin with `model.` for."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(shape.vocab_size, shape.hidden)
+        self.layers = nn.ModuleList(Layer(shape) for _ in range(shape.layers))
+        self.norm = RMSNorm(shape.hidden, shape.norm_eps)
+
+    def forward(self, ids: Tensor, cos: Tensor, sin: Tensor, mask: Tensor) -> Tensor:
+        x: Tensor = self.embed_tokens(ids)
+        for layer in self.layers:
+            x = layer(x, cos, sin, mask)
+        normed: Tensor = self.norm(x)
+        return normed
 
 
 class Qwen2(nn.Module):
@@ -110,27 +130,20 @@ class Qwen2(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.shape = shape
-        self.model = nn.Module()
-        self.model.embed_tokens = nn.Embedding(shape.vocab_size, shape.hidden)
-        self.model.layers = nn.ModuleList(Layer(shape) for _ in range(shape.layers))
-        self.model.norm = RMSNorm(shape.hidden, shape.norm_eps)
+        self.model = Backbone(shape)
         for name, parameter in self.named_parameters():
             if name.endswith("bias"):
                 nn.init.zeros_(parameter)
             elif parameter.dim() == 2:
                 deep = name.endswith(("o_proj.weight", "down_proj.weight"))
-                std = 0.02 / (2 * shape.layers) ** 0.5 if deep else 0.02
-                nn.init.normal_(parameter, std=std if "embed" not in name else 0.02)
+                nn.init.normal_(parameter, std=0.02 / (2 * shape.layers) ** 0.5 if deep else 0.02)
 
     def forward(self, ids: Tensor, cos: Tensor, sin: Tensor, mask: Tensor) -> Tensor:
-        x = self.model.embed_tokens(ids)
-        for layer in self.model.layers:
-            x = layer(x, cos, sin, mask)
-        return F.linear(self.model.norm(x), self.model.embed_tokens.weight)
+        return F.linear(self.model(ids, cos, sin, mask), self.model.embed_tokens.weight)
 
     def loss(self, ids: Tensor, targets: Tensor, cos: Tensor, sin: Tensor, mask: Tensor) -> Tensor:
-        """Mean cross-entropy over targets ≥ 0 (summed, not averaged)."""
-        logits = self(ids, cos, sin, mask).float().flatten(0, 1)
+        """Cross-entropy summed over all targets (IGNORED ones are -100)."""
+        logits = self.forward(ids, cos, sin, mask).float().flatten(0, 1)
         return F.cross_entropy(logits, targets.flatten(), ignore_index=-100, reduction="sum")
 
 

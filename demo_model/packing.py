@@ -47,7 +47,7 @@ def encoded_examples(
     tokenizer: Tokenizer, rng: Random, count: int, shares: dict[str, float] | None
 ) -> list[tuple[list[int], int]]:
     """`count` examples as (ids with the end token, number of prompt ids)."""
-    eos = tokenizer.token_to_id(EOS)
+    eos = tokenizer.get_vocab()[EOS]
     pairs = [training_example(rng, shares) for _ in range(count)]
     prompts = tokenizer.encode_batch([p for p, _ in pairs], add_special_tokens=False)
     completions = tokenizer.encode_batch([c for _, c in pairs], add_special_tokens=False)

@@ -19,7 +19,7 @@ from random import Random
 
 import torch
 from tokenizers import Tokenizer
-from torch import Tensor
+from torch import Tensor, nn
 
 from demo_model.model import Qwen2, Shape, export, rotary
 from demo_model.packing import PLAN, Batch, make_batches
@@ -49,7 +49,8 @@ def make_optimizers(
     model: Qwen2, muon_lr: float, adam_lr: float
 ) -> tuple[torch.optim.Optimizer, ...]:
     """Muon for the layers' matrices; AdamW for embeddings, norms and biases."""
-    matrices, others = [], []
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         (matrices if parameter.dim() == 2 and "layers" in name else others).append(parameter)
     return (
@@ -99,7 +100,7 @@ class Trainer:
             cos, sin = rotary(batch.positions, self.model.shape)
             with torch.autocast("cpu", dtype=torch.bfloat16):
                 loss = self.loss_of(batch.ids, batch.targets, cos, sin, batch.mask())
-            (loss / num_targets).backward()
+            torch.autograd.backward(loss / num_targets)
             total += loss.item()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer, peak in zip(self.optimizers, self.peak_lrs, strict=True):
@@ -182,7 +183,8 @@ def export_run(run: Path, out: Path, model: Qwen2) -> None:
     """Write a run's newest checkpoint and its tokenizer as a model folder."""
     tokenizer = load_tokenizer(run)
     model.load_state_dict(torch.load(run / CHECKPOINT, weights_only=True)["model"])
-    export(model, out, tokenizer.token_to_id(BOS), tokenizer.token_to_id(EOS))
+    vocabulary = tokenizer.get_vocab()
+    export(model, out, vocabulary[BOS], vocabulary[EOS])
     save_tokenizer(tokenizer, out)
 
 
