@@ -18,6 +18,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -171,14 +172,18 @@ class Installer:
         options = ["--no-deps", "--disable-pip-version-check", "--no-input"]
         command = [str(self.python), "-m", "pip", "install", *options, *arguments]
         progress = Progress(title, num_packages)
-        last = deque[str](maxlen=15)
+        last = deque[str](maxlen=6)
         with subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         ) as pip:
-            for line in pip.stdout or ():
-                last.append(line)
-                progress.see(line)
-        progress.end()
+            try:
+                for line in pip.stdout or ():
+                    last.append(line)
+                    progress.see(line)
+            except KeyboardInterrupt:
+                pip.terminate()
+                raise
+        progress.end("failed" if pip.returncode else "done")
         if pip.returncode:
             raise InstallError(f"pip could not install {title}:\n{''.join(last)}")
 
@@ -203,8 +208,8 @@ class Progress:
         elif line.startswith("Installing "):
             self._say("unpacking")
 
-    def end(self) -> None:
-        self._say("done")
+    def end(self, how: str) -> None:
+        self._say(how)
         if self.on_terminal:
             print()
 
@@ -274,6 +279,7 @@ def main() -> int:
     if sys.version_info < MIN_PYTHON:
         print(f"Python 3.11 or newer is needed, this is {sys.version.split()[0]}", file=sys.stderr)
         return 2
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends pip as Ctrl-C does
     try:
         install(options.venv, options.profile, dev=options.dev)
     except InstallError as exc:
