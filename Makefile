@@ -70,7 +70,7 @@ bench:  ## load test against a running server (benchmarks/)
 .PHONY: bench-router
 bench-router:  ## the router's own cost, beside other routers, over a stand-in engine
 	$(install) --profile router --dev
-	@exec $(BIN)/python -m benchmarks.router $(ARGS)
+	@exec $(BIN)/python -m benchmarks.router_bench $(ARGS)
 
 .PHONY: demo-model
 demo-model:  ## train the demo model again and measure it (demo_model/)

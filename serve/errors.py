@@ -11,6 +11,8 @@ from typing import ClassVar
 
 import msgspec
 
+FAILED = "the router failed on this request; its log says why"
+
 
 class ServeError(Exception):
     """Base of every error that a client may see. `param` names the offending field, if one does."""

@@ -13,7 +13,7 @@ import msgspec
 from serve.generation import Usage
 from serve.presets import Plan
 from serve.reasoning import CLOSE_TAG, OPEN_TAG, ReasoningFormat
-from serve.wire import EngineChoice, present
+from serve.wire import EngineChoice, is_text_only, present
 
 _dumps = msgspec.json.encode
 
@@ -56,6 +56,7 @@ class StreamReply:
 
     def __init__(self, plan: Plan, head: Head) -> None:
         self._views = [_View(plan.reasoning_format) for _ in range(plan.num_choices)]
+        self._plain = plan.reasoning_format == "parsed" and not plan.return_token_ids
         self._hidden = plan.reasoning_format == "hidden"
         self._token_ids = plan.return_token_ids
         start = b'data: {"id":%b,"object":"chat.completion.chunk","created":%d,"model":%b,' % (
@@ -71,13 +72,33 @@ class StreamReply:
 
     def encode(self, choices: Iterable[EngineChoice]) -> bytes:
         """The events of one read; empty when they have nothing to show yet."""
-        return b"".join([event for choice in choices for event in self._events(choice)])
+        return b"".join(
+            [
+                self._text_event(choice)
+                if self._plain and is_text_only(choice)
+                else b"".join(self._events(choice))
+                for choice in choices
+            ]
+        )
 
     def prompt_token_ids(self, ids: list[int]) -> bytes:
         return b'%b"choices":[],"prompt_token_ids":%b}\n\n' % (self._start, _dumps(ids))
 
     def usage(self, usage: Usage) -> bytes:
         return b'%b"choices":[],"usage":%b}\n\n' % (self._start, _dumps(usage_body(usage)))
+
+    def _text_event(self, choice: EngineChoice) -> bytes:
+        """What `_events` gives for a chunk of text alone, which most are."""
+        delta, start = choice.delta, self._choice_starts[choice.index]
+        events = b""
+        if delta.reasoning:
+            text = _dumps(delta.reasoning)
+            fields = b",".join([key + text for key in self._reasoning_keys])
+            events = b'%b%b},"finish_reason":null}]}\n\n' % (start, fields)
+        if delta.content:
+            text = _dumps(delta.content)
+            events += b'%b"content":%b},"finish_reason":null}]}\n\n' % (start, text)
+        return events
 
     def _events(self, choice: EngineChoice) -> Iterable[bytes]:
         delta = choice.delta

@@ -18,12 +18,14 @@ from pathlib import Path
 import msgspec
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
 from serve import __version__
 from serve.admission import Gate
-from serve.chat import ChatReply, make_head, outcome_of
+from serve.chat import SERVER_SEND, ChatReply, make_head, outcome_of
 from serve.completion import CompletionReply
 from serve.errors import (
+    FAILED,
     BodyTooLarge,
     MethodNotAllowed,
     NotReady,
@@ -91,6 +93,12 @@ class Router:
         return models[name], named or self.settings.router.default_preset
 
 
+class _App(FastAPI):
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope[SERVER_SEND] = send
+        await super().__call__(scope, receive, send)
+
+
 def build_app(settings: Settings) -> FastAPI:
     """The router over `settings.router.engine_urls`. Raises `SettingsError`."""
     router = Router(settings)
@@ -103,7 +111,7 @@ def build_app(settings: Settings) -> FastAPI:
         async with router.replicas.running():
             yield
 
-    app = FastAPI(
+    app = _App(
         title="r1-serve",
         version=__version__,
         summary="A reasoning-aware, OpenAI-compatible router over vLLM.",
@@ -255,7 +263,7 @@ def _add_error_handlers(app: FastAPI, router: Router) -> None:
     @app.exception_handler(Exception)
     async def unexpected(request: Request, exc: Exception) -> Response:
         log.error("unexpected error on %s", request.url.path, exc_info=exc)
-        return error_reply(ServeError("the router failed on this request; its log says why"))
+        return error_reply(ServeError(FAILED))
 
 
 def error_reply(error: ServeError) -> Response:

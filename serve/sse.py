@@ -32,6 +32,15 @@ class SSEDecoder:
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """Raises `SSETooLong` when an unfinished event exceeds the limit."""
+        if (
+            not self._buffer
+            and chunk.startswith(b"data: ")
+            and chunk.find(b"\n") == len(chunk) - 2
+            and chunk.endswith(b"\n\n")
+            and not self._saw_cr
+            and b"\r" not in chunk
+        ):
+            return [chunk[6:-2]]  # one whole event, as a streamed token mostly is
         if self._saw_cr or b"\r" in chunk:
             chunk = self._normalise(chunk)
         if self._buffer:

@@ -52,3 +52,14 @@ class EngineChunk(msgspec.Struct):
 
 
 decode_chunk = msgspec.json.Decoder(EngineChunk).decode
+
+
+def is_text_only(choice: EngineChoice) -> bool:
+    """Whether a choice brings text and nothing else that a client could see."""
+    delta = choice.delta
+    return not (
+        choice.finish_reason is not None
+        or delta.role is not None
+        or present(delta.tool_calls)
+        or present(choice.logprobs)
+    )

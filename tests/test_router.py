@@ -525,3 +525,31 @@ async def test_a_drain_lets_open_streams_end() -> None:
             router.drain()
             response = await request
         assert response.text.rstrip().endswith("data: [DONE]")
+
+
+async def test_a_client_that_reads_slowly_holds_its_engine_back_and_loses_nothing() -> None:
+    """The socket's buffers fill, the engine is paused, and at last all of the text arrives."""
+    line = "data " * 40
+    answer = line * 4000
+    options = Options(max_model_len=10**7, **FAST)
+    async with StandInEngine(options) as engine, running_router(engine.url) as router:
+        chunks = ["</think>", *[line] * 4000]
+        body = {
+            "messages": [{"role": "user", "content": "script:" + json.dumps({"chunks": chunks})}],
+            "stream": True,
+        }
+        request = json.dumps(body).encode()
+        host, _, port = router.url.removeprefix("http://").partition(":")
+        reader, writer = await asyncio.open_connection(host, int(port), limit=1024)
+        writer.write(
+            b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nconnection: close\r\n"
+            b"content-length: %d\r\n\r\n" % len(request) + request
+        )
+        await eventually(lambda: engine.counters.finished > 0)
+        parts = []
+        while part := await reader.read(65536):
+            parts.append(part)
+        writer.close()
+        assert b"".join(parts).count(line.encode()) == len(answer) // len(line)
+        assert b"[DONE]" in b"".join(parts)
+        await no_trace_left(engine, router)
