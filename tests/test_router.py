@@ -537,6 +537,7 @@ async def test_a_client_that_reads_slowly_holds_its_engine_back_and_loses_nothin
         body = {
             "messages": [{"role": "user", "content": "script:" + json.dumps({"chunks": chunks})}],
             "stream": True,
+            "max_tokens": 10**6,
         }
         request = json.dumps(body).encode()
         host, _, port = router.url.removeprefix("http://").partition(":")
