@@ -159,6 +159,8 @@ def _flags(settings: EngineSettings, machine: Machine, port: int) -> list[str]:
     flags += [caching or "--no-enable-prefix-caching"]
     if settings.enforce_eager:
         flags += ["--enforce-eager"]
+    if settings.compact_json:
+        flags += ["--structured-outputs-config", json.dumps(_COMPACT_JSON)]
     if settings.speculative_ngram_tokens is not None:
         flags += ["--speculative-config", _speculation(settings.speculative_ngram_tokens)]
     if machine.device == "cpu" and settings.cpu_threads is not None:
@@ -174,6 +176,11 @@ _FIXED_FLAGS = [
     "--enable-prompt-tokens-details",
     "--disable-uvicorn-access-log",
 ]
+
+
+_COMPACT_JSON = {"backend": "guidance", "disable_any_whitespace": True}
+"""vLLM takes the second only with a named backend; guidance knows more of JSON Schema than xgrammar
+(`multipleOf`, for one, which xgrammar refuses with a 400)."""
 
 
 def _speculation(num_tokens: int) -> str:

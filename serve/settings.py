@@ -82,6 +82,8 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
     enforce_eager: bool = False
     enable_prefix_caching: bool = True
     reasoning_parser: str | None = "deepseek_r1"
+    compact_json: bool = True
+    """Structured JSON without white space: small models loop on line breaks where they are free."""
     scheduling_policy: Literal["fcfs", "priority"] = "priority"
     speculative_ngram_tokens: PositiveInt | None = None
     """Tokens guessed per step by n-gram look-up in the prompt; None = no speculation."""

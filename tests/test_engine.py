@@ -151,6 +151,7 @@ ALTERNATIVES: dict[str, dict[str, Any]] = {
     "speculation": {"speculative_ngram_tokens": 4},
     "limits": {"max_num_seqs": 256, "max_num_batched_tokens": 8192, "enforce_eager": True},
     "dummy weights": {"load_format": "dummy", "enable_prefix_caching": False},
+    "free JSON": {"compact_json": False},
 }
 CASES = [(profile, name) for profile in PROFILES for name in ALTERNATIVES]
 
