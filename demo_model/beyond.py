@@ -7,6 +7,7 @@ whatever it was not taught, not only what is listed here.
 from random import Random
 
 from demo_model.arithmetic import Language
+from demo_model.sums import ADD, SUBTRACT
 
 PLACES = ("France", "Japan", "Brazil", "Kenya", "Canada", "Egypt", "Spain", "India", "Peru",
           "Italy",
@@ -177,30 +178,10 @@ ZH_NOUNS = (
     "桌子", "椅子", "窗户", "银行", "股票", "法律", "合同", "算法", "互联网", "春节", "月饼",
     "西瓜",
 )  # fmt: skip
-SYLLABLES = [
-    "ba",
-    "ke",
-    "lo",
-    "mi",
-    "ru",
-    "sta",
-    "tren",
-    "vor",
-    "qui",
-    "zan",
-    "ple",
-    "gra",
-    "fi",
-    "dro",
-    "ush",
-    "ent",
-    "ab",
-    "ol",
-    "ix",
-    "yum",
-    "cha",
-    "ter",
-]
+SYLLABLES = (
+    "ba", "ke", "lo", "mi", "ru", "sta", "tren", "vor", "qui", "zan", "ple", "gra", "fi", "dro",
+    "ush", "ent", "ab", "ol", "ix", "yum", "cha", "ter",
+)  # fmt: skip
 
 
 def _filler(rng: Random, words: tuple[str, ...]) -> str:
@@ -210,8 +191,18 @@ def _filler(rng: Random, words: tuple[str, ...]) -> str:
     return rng.choice(words)
 
 
+def _long_sum(rng: Random, language: Language) -> str:
+    """A sum or difference with a number of more than four digits, put as the short ones are."""
+    longest = rng.randint(5, 9)
+    numbers = [rng.randrange(10 ** (n - 1), 10**n) for n in (longest, rng.randint(2, longest))]
+    a, b = sorted(numbers, reverse=True)
+    return rng.choice(rng.choice((ADD, SUBTRACT))[language]).format(a=a, b=b)
+
+
 def beyond_question(rng: Random, language: Language) -> str:
-    """A request to decline."""
+    """A request to decline: one in five is a sum that is too long."""
+    if rng.random() < 0.2:
+        return _long_sum(rng, language)
     big = [rng.randrange(10 ** (n - 1), 10**n) for n in rng.choices((5, 6, 7, 8, 9), k=2)]
     mid = [rng.randrange(10 ** (n - 1), 10**n) for n in rng.choices((2, 3, 4), k=2)]
     en = language == "en"

@@ -34,7 +34,7 @@ class Client:
         self._gate = asyncio.Semaphore(concurrency)
         self.completion_tokens = 0
 
-    async def samples(self, case: Case, suite: Suite, seed: int, max_tokens: int) -> list[Sample]:
+    async def samples(self, case: Case, suite: Suite, max_tokens: int) -> list[Sample]:
         """The suite's number of generations for one case. Raises on any HTTP error."""
         body = {
             "model": self._model,
@@ -43,7 +43,6 @@ class Client:
             "temperature": suite.temperature,
             "top_p": TOP_P if suite.temperature < 1 else 1.0,
             "max_tokens": max_tokens,
-            "seed": seed,
         }
         async with self._gate, self._session.post(self._url, json=body) as response:
             if response.status != 200:
@@ -56,7 +55,7 @@ class Client:
 async def run_suite(client: Client, suite: Suite, max_tokens: int) -> tuple[Score, list[str]]:
     """The suite's score, and a few wrong replies as text."""
     replies = await asyncio.gather(
-        *(client.samples(case, suite, i, max_tokens) for i, case in enumerate(suite.cases))
+        *(client.samples(case, suite, max_tokens) for case in suite.cases)
     )
     problems = [case.problem for case in suite.cases]
     wrong = [

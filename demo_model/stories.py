@@ -54,12 +54,9 @@ class _Story:
         self.lines.append(label + compact_difference(self.total, amount, self.language))
         self.total -= amount
 
-    def problem(self, question: str, key: Key, unit: str) -> Problem:
-        if self.language == "en":
-            text = f"The result is {self.total} {unit}."
-        else:
-            text = f"结果是{self.total}{unit}。"
-        reply = boxed(self.total, text, self.language)
+    def problem(self, question: str, key: Key) -> Problem:
+        text = "The result is {}." if self.language == "en" else "结果是{}。"
+        reply = boxed(self.total, text.format(self.total), self.language)
         trace = "\n".join(self.lines)
         return Problem("word", self.language, question, trace, reply, str(self.total), key)
 
@@ -104,7 +101,7 @@ def _running(rng: Random, language: Language) -> Problem:
     key: Key = ("word", *numbers)
     if not multiplied:
         key = pair_key(numbers[0], numbers[1])
-    return story.problem(question, key, unit + thing if zh else thing)
+    return story.problem(question, key)
 
 
 def _compare(rng: Random, language: Language) -> Problem:
@@ -145,7 +142,7 @@ def _compare(rng: Random, language: Language) -> Problem:
         question = f"{first} {second} {ask}".format(n=name, m=other, a=a, b=b, o=thing, w=word)
     if together:
         story.add(a)
-    return story.problem(question, pair_key(a, b), unit + thing if zh else thing)
+    return story.problem(question, pair_key(a, b))
 
 
 def _shop(rng: Random, language: Language) -> Problem:
@@ -181,7 +178,7 @@ def _shop(rng: Random, language: Language) -> Problem:
     story.total = note
     story.lines.append(f"{label}{note}")
     story.take(spent)
-    return story.problem(question, key, "元" if zh else "dollars")
+    return story.problem(question, key)
 
 
 def _people(rng: Random, language: Language) -> Problem:
@@ -214,9 +211,7 @@ def _people(rng: Random, language: Language) -> Problem:
         question = f"There are {a} {who} {place}. {join.join(moves)}. How many {who} are there now?"
     for leaving in (leave_first, not leave_first):
         (story.take if leaving else story.add)(off if leaving else on)
-    return story.problem(
-        question, pair_key(a, off if leave_first else on), "人" if zh else "people"
-    )
+    return story.problem(question, pair_key(a, off if leave_first else on))
 
 
 SHAPES: tuple[tuple[Callable[[Random, Language], Problem], int], ...] = (

@@ -29,7 +29,7 @@ LOSSES = (
 )  # fmt: skip
 GROUPS = (
     "{n} buys {a} boxes with {b} {o} in each box.", "{n} has {a} bags of {b} {o} each.",
-    "{n} packs {a} boxes with {b} {o} each.", "There are {a} shelves with {b} {o} on each shelf.",
+    "{n} packs {a} boxes with {b} {o} each.", "{n} has {a} shelves with {b} {o} on each.",
     "{n} fills {a} bags with {b} {o} each.", "{n} has {a} rows of {b} {o}.",
     "Each of {n}'s {a} friends brings {b} {o}.", "{n} buys {a} packs of {b} {o}.",
     "{n} gets {b} {o} a day for {a} days.",
