@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -196,6 +197,21 @@ async def test_a_constraint_binds_the_answer_not_the_trace(client: openai.AsyncO
     message = reply.choices[0].message
     assert message.reasoning_content == plain.choices[0].message.reasoning_content
     assert message.content in constraint["structured_outputs"]["choice"]
+
+
+async def test_a_json_schema_binds_the_answer_not_the_trace(client: openai.AsyncOpenAI) -> None:
+    """A model that has never seen JSON writes what the schema allows, after a free trace."""
+    schema = {
+        "type": "object",
+        "properties": {"sum": {"type": "integer", "minimum": 0, "maximum": 999}},
+        "required": ["sum"],
+        "additionalProperties": False,
+    }
+    form = {"type": "json_schema", "json_schema": {"name": "sum", "schema": schema}}
+    reply: Any = await client.chat.completions.create(**ask(temperature=0, response_format=form))
+    message = reply.choices[0].message
+    assert "think>" not in message.reasoning_content
+    assert set(json.loads(message.content)) == {"sum"}
 
 
 async def num_running(engine: RunningEngine) -> float:
