@@ -63,9 +63,7 @@ format:  ## mend what ruff can mend
 	$(BIN)/ruff format
 
 .PHONY: bench
-bench:  ## load test against a running server (benchmarks/)
-	$(install) --profile $(PROFILE) --dev
-	@exec $(BIN)/python -m benchmarks $(ARGS)
+bench: bench-router  ## every benchmark there is
 
 .PHONY: bench-router
 bench-router:  ## the router's own cost, beside other routers, over a stand-in engine
