@@ -86,7 +86,8 @@ async def evaluate(args: argparse.Namespace) -> None:
     results: dict[str, object] = {}
     started = time.monotonic()
     timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
-    connector = aiohttp.TCPConnector(limit=args.concurrency)
+    # A fresh connection each: servers close idle ones after seconds, in the middle of a suite.
+    connector = aiohttp.TCPConnector(limit=args.concurrency, force_close=True)
     async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
         client = Client(session, args.url, args.model, args.concurrency)
         print(HEADER, flush=True)

@@ -192,9 +192,9 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     add = parser.add_argument
     add("--out", type=Path, default=Path("demo_model/weights"), help="folder for the model")
-    add("--run", type=Path, default=Path("/tmp/demo_model_run"), help="checkpoints, tokenizer")
-    add("--tokens", type=int, default=45_000_000, help="training tokens in all")
-    add("--decay-share", type=float, default=0.3, help="share of the tokens that decay takes")
+    add("--run", type=Path, default=Path("build/demo_model"), help="checkpoints, tokenizer")
+    add("--tokens", type=int, default=27_000_000, help="training tokens in all")
+    add("--decay-share", type=float, default=0.6, help="share of the tokens that decay takes")
     add("--warmup", type=int, default=1_000_000, help="warm-up tokens")
     add("--resume", type=Path, help="go on from this checkpoint")
     add("--decay-now", action="store_true", help="with --resume: start the decay at once")
