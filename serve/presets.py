@@ -199,8 +199,8 @@ def plan_chat(
     if "max_tokens" in body:
         body["max_tokens"] = min(int(str(body["max_tokens"])), max_model_len)
     body.pop(BUDGET, None)
-    if budget is not None:
-        body[BUDGET] = budget
+    if budget is not None and budget < int(str(body.get("max_tokens", max_model_len))):
+        body[BUDGET] = budget  # else it can't bind, and vLLM's bookkeeping of it costs each step
     body["model"] = model
     body["messages"] = engine_messages(request.messages, preset.instruction, merge_system)
     _ask_for_stream(body)

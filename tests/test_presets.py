@@ -87,6 +87,14 @@ def test_the_thinking_budget_and_where_it_comes_from(
     assert "reasoning_effort" not in made.body
 
 
+def test_a_budget_that_cannot_bind_stays_here() -> None:
+    """vLLM keeps count of a budget at every step, so one beyond max_tokens isn't sent."""
+    made = plan("plain", thinking_token_budget=100, max_tokens=100)
+    assert made.thinking_token_budget == 100
+    assert "thinking_token_budget" not in made.body
+    assert "thinking_token_budget" in plan(thinking_token_budget=99, max_tokens=100).body
+
+
 @pytest.mark.parametrize(
     ("fields", "param", "says"),
     [
