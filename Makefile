@@ -71,7 +71,7 @@ bench-router:  ## the router's own cost, beside other routers, over a stand-in e
 	@exec $(BIN)/python -m benchmarks.router_bench $(ARGS)
 
 .PHONY: demo-model
-demo-model:  ## train the demo model again and measure it (demo_model/)
+demo-model:  ## train the demo model again (demo_model/)
 	$(install) --profile $(PROFILE) --dev
 	@exec $(BIN)/python -m demo_model $(ARGS)
 
