@@ -20,47 +20,31 @@ from serve.protocol import (
     ChatRequest,
     CompletionRequest,
     Message,
-    Penalty,
-    Probability,
     ReasoningEffort,
+    Sampling,
 )
 from serve.reasoning import ReasoningFormat
 from serve.settings import SettingsError, config_dir, read_toml
 from serve.strict import StrictError, convert, did_you_mean
 
-SAMPLING_FIELDS = (
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "presence_penalty",
-    "frequency_penalty",
-    "repetition_penalty",
-)
+SAMPLING_FIELDS = Sampling.__struct_fields__
 BUDGET = "thinking_token_budget"
 
 
-class Preset(msgspec.Struct, frozen=True, kw_only=True):
+class Preset(Sampling, frozen=True, kw_only=True):
     """One `[presets.NAME]` table. None leaves a field to the client and the engine."""
 
     description: str
     source: str
     """Where the numbers come from: a model card, a paper, or our own measurement."""
-    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
-    top_p: Probability | None = None
-    top_k: Annotated[int, Meta(ge=-1)] | None = None
-    min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
-    presence_penalty: Penalty | None = None
-    frequency_penalty: Penalty | None = None
-    repetition_penalty: Annotated[float, Meta(gt=0, le=2)] | None = None
     max_tokens: Annotated[int, Meta(ge=1)] | None = None
     thinking_token_budget: Annotated[int, Meta(ge=0)] | None = None
     instruction: str = ""
     """Appended to the last user turn: R1 wants no system prompt."""
     answer_form: Literal["boxed", "code", "json", "none"] = "none"
-    pinned: list[str] = []
+    pinned: list[str] = msgspec.field(default_factory=list)
     """Fields that a client can't override; its own value for them is set aside."""
-    bounds: dict[str, tuple[float, float]] = {}
+    bounds: dict[str, tuple[float, float]] = msgspec.field(default_factory=dict)
     """Field → the lowest and highest value that a client may ask for."""
 
     def value(self, field: str) -> float | int | None:

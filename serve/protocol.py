@@ -43,13 +43,12 @@ class Message(msgspec.Struct):
     reasoning: str | None = None
 
 
-class SamplingFields(msgspec.Struct, kw_only=True):
-    """What chat and plain completions share. Ranges are vLLM's (`vllm/sampling_params.py`)."""
+class Sampling(msgspec.Struct, frozen=True, kw_only=True):
+    """The sampling parameters that a request gives or a preset fills in; None leaves it open.
 
-    model: str | None = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    preset: str | None = None
+    Ranges are vLLM's (`vllm/sampling_params.py`).
+    """
+
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     top_p: Probability | None = None
     top_k: Annotated[int, Meta(ge=-1)] | None = None
@@ -57,6 +56,15 @@ class SamplingFields(msgspec.Struct, kw_only=True):
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     repetition_penalty: Annotated[float, Meta(gt=0, le=2)] | None = None
+
+
+class GenerationRequest(Sampling, frozen=True, kw_only=True):
+    """What chat and plain completions share."""
+
+    model: str | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    preset: str | None = None
     max_tokens: Annotated[int, Meta(ge=1)] | None = None
     min_tokens: Annotated[int, Meta(ge=0)] | None = None
     n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None = None
@@ -79,7 +87,7 @@ class SamplingFields(msgspec.Struct, kw_only=True):
     user: str | None = None
 
 
-class ChatRequest(SamplingFields, kw_only=True):
+class ChatRequest(GenerationRequest, frozen=True, kw_only=True):
     """`POST /v1/chat/completions`."""
 
     messages: list[Message]
@@ -103,7 +111,7 @@ class ChatRequest(SamplingFields, kw_only=True):
     modalities: list[str] | None = None
 
 
-class CompletionRequest(SamplingFields, kw_only=True):
+class CompletionRequest(GenerationRequest, frozen=True, kw_only=True):
     """`POST /v1/completions`: raw text in, raw text out, no trace handling."""
 
     prompt: str | list[int | str | list[int]]
