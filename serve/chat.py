@@ -18,7 +18,15 @@ from starlette.types import Message, Receive, Scope, Send
 
 from serve import sse
 from serve.admission import Gate
-from serve.errors import FAILED, ClientGone, InvalidRequest, NotReady, ServeError, TooManyRequests
+from serve.errors import (
+    FAILED,
+    ClientGone,
+    InvalidRequest,
+    NotReady,
+    ServeError,
+    TooManyRequests,
+    UpstreamError,
+)
 from serve.generation import Generation
 from serve.presets import Plan
 from serve.reply import Head, StreamReply, WholeReply
@@ -162,6 +170,9 @@ class ChatReply(Response):
         try:
             await generation.run(emit)
             await writer.drain()
+        except UpstreamError:
+            await writer.drain()  # what came before is the client's all the same
+            raise
         finally:
             writer.close()
         last = reply.usage(generation.usage) if self._plan.include_usage else b""

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import msgspec
 
 from serve.connection import Reply
-from serve.errors import ContextLengthExceeded, UpstreamError
+from serve.errors import ContextLengthExceeded, ServeError, UpstreamError
 from serve.presets import BUDGET, Plan
 from serve.reasoning import ReasoningTokenCounter, TraceFormat, TraceSplitter
 from serve.replicas import EngineInfo, ReplicaSet
@@ -102,8 +102,8 @@ class Generation:
             self._reply, info = await self._replicas.open(
                 model, CHAT_PATH, self._body, self._resources, self._headers
             )
-        except ContextLengthExceeded:
-            raise await self._too_long() from None
+        except ContextLengthExceeded as exc:
+            raise await self._too_long(exc) from exc
         self._choices = [_Choice(info.trace, self._plan) for _ in range(self._plan.num_choices)]
 
     async def run(self, emit: Emit) -> None:
@@ -129,11 +129,12 @@ class Generation:
             await self._reply.pipe(sink)
         except (msgspec.DecodeError, SSETooLong) as exc:
             raise UpstreamError(f"the engine's stream could not be read: {exc}") from exc
+        finally:
+            self._count()
         if complete:
             self._reply.detach()
         elif not self._stopped():
             raise UpstreamError("the engine's stream ended before it was complete")
-        self._count()
 
     def pause(self) -> None:
         """The client can't keep up: the engine is to wait."""
@@ -177,8 +178,10 @@ class Generation:
         return chunk.choices
 
     def _stopped(self) -> bool:
-        """Whether stop strings have ended every choice: the rest is not wanted."""
-        return bool(self._plan.stop) and all(choice.ended for choice in self._choices)
+        """Whether stop strings ended what the engine would go on with: the rest is not wanted."""
+        if not self._plan.stop or not all(choice.ended for choice in self._choices):
+            return False
+        return any(choice.finder and choice.finder.found for choice in self._choices)
 
     def _count(self) -> None:
         self.usage.reasoning_tokens = sum(choice.counter.num_tokens for choice in self._choices)
@@ -191,11 +194,15 @@ class Generation:
         if usage.prompt_tokens_details is not None:
             self.usage.cached_tokens = usage.prompt_tokens_details.get("cached_tokens")
 
-    async def _too_long(self) -> ContextLengthExceeded:
-        """The context error with exact figures, from the engine's own tokenizer."""
+    async def _too_long(self, told: ContextLengthExceeded) -> ContextLengthExceeded:
+        """The context error with exact figures from the engine's tokenizer; where that can't tell,
+        the engine's own words."""
         body = {key: self._plan.body[key] for key in ("model", "messages")}
-        reply = await self._replicas.call(self._plan.model, "/tokenize", body)
-        counted = msgspec.json.decode(reply, type=_Count)
+        try:
+            reply = await self._replicas.call(self._plan.model, "/tokenize", body)
+            counted = msgspec.json.decode(reply, type=_Count)
+        except (ServeError, msgspec.DecodeError):
+            return told
         too_many = counted.count - counted.max_model_len + 1
         return ContextLengthExceeded(
             f"the prompt has {counted.count} tokens, {too_many} too many for a context of "

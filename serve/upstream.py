@@ -65,6 +65,8 @@ class EngineClient:
         self._idle_timeout_s = idle_timeout_s
         self._idle: list[Connection] = []
         self._open: set[Connection] = set()
+        self.num_opened = 0
+        """Connections made so far."""
 
     async def request(
         self,
@@ -153,6 +155,7 @@ class EngineClient:
             reason = str(exc) or f"no answer within {self._connect_timeout_s:g} s"
             raise ConnectFailed(f"no connection to the engine at {self.url}: {reason}") from exc
         self._open.add(connection)
+        self.num_opened += 1
         return connection
 
     def _encode(self, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> bytes:

@@ -228,6 +228,16 @@ async def test_a_stop_string_ends_the_answer_and_the_generation(
     await no_trace_left(engine, router)
 
 
+async def test_connections_to_the_engine_are_kept(router: RunningRouter) -> None:
+    """Streams, whole replies, stop strings that don't come: none costs a connection of its own."""
+    client = router.router.replicas.replicas[0].client
+    before = client.num_opened
+    for _ in range(5):
+        for fields in ({}, {"stream": True}, {"stop": ["no"]}, {"stop": ["no"], "stream": True}):
+            await router.chat(scripted(), **fields)
+    assert client.num_opened - before <= 2
+
+
 async def test_completions_pass_through(router: RunningRouter) -> None:
     """Plain completions come as the engine made them, whole and as a stream."""
     whole = await router.http.post("/v1/completions", json={"prompt": "a", "max_tokens": 4})
@@ -428,13 +438,14 @@ async def test_a_client_that_hangs_up_ends_the_generation(stream: bool) -> None:
     ):
         body = {"messages": [{"role": "user", "content": "hi"}], "stream": stream}
         request = asyncio.create_task(router.http.post("/v1/chat/completions", json=body))
-        await eventually(lambda: len(engine.running) == 1)
+        await eventually(lambda: engine.generation_tokens > 40)
         assert router.router.gate.num_in_flight == 1
         request.cancel()
         await eventually(lambda: not engine.running, within_s=1)
         await no_trace_left(engine, router)
         metrics = (await router.http.get("/metrics")).text
         assert 'outcome="client_gone",preset="chat"' in metrics
+        assert 'r1_tokens_total{kind="reasoning",preset="chat"} 0.0' not in metrics
 
 
 async def test_a_storm_of_disconnects_leaves_nothing_behind() -> None:
