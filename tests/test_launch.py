@@ -72,8 +72,18 @@ async def launched(
             await task
 
 
+OTHERS: set[psutil.Process] = set()
+"""Processes that were there before the test: the engine that the whole run shares."""
+
+
+@pytest.fixture(autouse=True)
+def _mark_others() -> None:
+    OTHERS.clear()
+    OTHERS.update(psutil.Process().children(recursive=True))
+
+
 def children() -> list[psutil.Process]:
-    found = psutil.Process().children(recursive=True)
+    found = set(psutil.Process().children(recursive=True)) - OTHERS
     return [process for process in found if process.status() != psutil.STATUS_ZOMBIE]
 
 
