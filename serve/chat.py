@@ -25,7 +25,6 @@ from serve.errors import (
     NotReady,
     ServeError,
     TooManyRequests,
-    UpstreamError,
 )
 from serve.generation import Generation
 from serve.presets import Plan
@@ -167,14 +166,8 @@ class ChatReply(Response):
             if events:
                 write(body_part(events, more=True))
 
-        try:
+        async with writer:
             await generation.run(emit)
-            await writer.drain()
-        except UpstreamError:
-            await writer.drain()  # what came before is the client's all the same
-            raise
-        finally:
-            writer.close()
         last = reply.usage(generation.usage) if self._plan.include_usage else b""
         guard.release()
         await send(body_part(last + sse.DONE_EVENT, more=False))

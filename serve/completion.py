@@ -87,8 +87,5 @@ class CompletionReply(Response):
             writer.write(body_part(data, more=True))
             return True
 
-        try:
+        async with writer:
             await reply.pipe(sink)
-            await writer.drain()
-        finally:
-            writer.close()

@@ -11,8 +11,10 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from serve.connection import ConnectFailed, Reply
 from serve.errors import NotReady, UpstreamError
@@ -161,6 +163,7 @@ class ReplicaSet:
     async def running(self) -> AsyncIterator[None]:
         """Probes every replica now and then until left; closes all connections at the end."""
         tasks = [asyncio.create_task(self._watch(replica)) for replica in self.replicas]
+        tasks.append(asyncio.create_task(self._sweep()))
         try:
             yield
         finally:
@@ -171,11 +174,17 @@ class ReplicaSet:
                 replica.client.close()
 
     async def _watch(self, replica: Replica) -> None:
-        loop = asyncio.get_running_loop()
         while True:
             await replica.probe()
-            replica.client.sweep(loop.time())
             await asyncio.sleep(self._probe_interval_s if replica.ready else 0.5)
+
+    async def _sweep(self) -> None:
+        """Apart from the probes: an engine that leaves a probe waiting must not stop time-outs."""
+        loop = asyncio.get_running_loop()
+        while True:
+            for replica in self.replicas:
+                replica.client.sweep(loop.time())
+            await asyncio.sleep(self._probe_interval_s)
 
 
 # ---- asking an engine what it is ----
@@ -187,7 +196,7 @@ class _ModelCard(msgspec.Struct):
 
 
 class _ModelList(msgspec.Struct):
-    data: list[_ModelCard]
+    data: Annotated[list[_ModelCard], Meta(min_length=1)]
 
 
 class _Tokens(msgspec.Struct):
@@ -205,7 +214,7 @@ class _ProbeChoice(msgspec.Struct):
 
 
 class _ProbeReply(msgspec.Struct):
-    choices: list[_ProbeChoice]
+    choices: Annotated[list[_ProbeChoice], Meta(min_length=1)]
 
 
 async def describe(client: EngineClient) -> EngineInfo:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Generator
-from typing import Any, cast
+from types import TracebackType
+from typing import Any, Self, cast
 
 from starlette.types import Message, Send
 
@@ -46,6 +47,20 @@ class ClientWriter:
         """Gives up on what is not written yet."""
         if self._task is not None:
             self._task.cancel()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        """Drains, also when the source failed: what came before is the client's all the same. Only
+        cancelling gives up."""
+        try:
+            if kind is None or issubclass(kind, Exception):
+                await self.drain()
+        finally:
+            self.close()
 
     async def _catch_up(self, sending: Awaitable[None]) -> None:
         await sending

@@ -429,6 +429,24 @@ async def test_a_silent_engine_is_given_up() -> None:
         await no_trace_left(engine, router)
 
 
+async def test_time_outs_hold_while_a_probe_waits() -> None:
+    """The engine stops answering altogether, its health included: requests still end."""
+    async with StandInEngine(Options(**FAST)) as engine:
+
+        async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.read()
+            writer.close()
+
+        async with running_router(engine.url, idle_timeout_s=0.3) as router:
+            port = engine.port
+            await engine.stop()
+            mute = await asyncio.start_server(silent, "127.0.0.1", port)
+            replica = router.router.replicas.replicas[0]
+            await eventually(lambda: "silent for 0.3 s" in replica.last_error)
+            assert not replica.ready
+            mute.close()
+
+
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_client_that_hangs_up_ends_the_generation(stream: bool) -> None:
     """Streaming or not, the engine stops within a second and no slot leaks."""

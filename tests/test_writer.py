@@ -59,6 +59,22 @@ async def test_a_slow_client_gets_everything_in_order() -> None:
     assert client.got[-1] == 5
 
 
+async def test_what_came_before_a_failure_is_still_written() -> None:
+    """Leaving by an error drains; leaving by cancelling doesn't."""
+    client = Client()
+    client.gate.clear()
+    asyncio.get_running_loop().call_soon(client.gate.set)
+
+    async def use() -> None:
+        async with client.writer as writer:
+            writer.write({"n": 0})
+            raise ValueError("broken source")
+
+    with pytest.raises(ValueError, match="broken source"):
+        await use()
+    assert client.got == [0]
+
+
 async def test_closing_gives_up_on_what_waits() -> None:
     client = Client()
     client.gate.clear()
