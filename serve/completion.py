@@ -1,27 +1,24 @@
-"""Plain completions pass through: the engine's bytes, unread, under the same gate and guard."""
+"""Plain completions pass through: the engine's bytes, unread."""
 
 from __future__ import annotations
 
 import contextlib
 
 import msgspec
-from fastapi import Response
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Message, Send
 
 from serve.admission import Gate
-from serve.chat import DisconnectGuard, body_part, outcome_of
 from serve.connection import Reply
-from serve.errors import ClientGone, ServeError, UpstreamError
 from serve.replicas import ReplicaSet
-from serve.sse import encode
+from serve.response import DisconnectGuard, EngineResponse, body_part
 from serve.telemetry import Stopwatch, Telemetry
 from serve.writer import ClientWriter
 
-ROUTE = "/v1/completions"
 
-
-class CompletionReply(Response):
+class CompletionReply(EngineResponse):
     """A plain completion, streaming or not, as the engine sends it."""
+
+    route = "/v1/completions"
 
     def __init__(
         self,
@@ -31,36 +28,20 @@ class CompletionReply(Response):
         telemetry: Telemetry,
         watch: Stopwatch,
     ) -> None:
-        self.status_code = 200
-        self.background = None
+        super().__init__(gate, telemetry, watch, preset="")
         self._body = body
-        self._message = msgspec.json.encode(body)
         self._replicas = replicas
-        self._gate = gate
-        self._telemetry = telemetry
-        self._watch = watch
-        self._started = False
+        self._resources = contextlib.ExitStack()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        outcome = "error"
-        try:
-            with self._gate.slot(), contextlib.ExitStack() as resources:
-                async with DisconnectGuard(receive) as guard:
-                    reply, _ = await self._replicas.open(
-                        str(self._body["model"]), ROUTE, lambda _: self._message, resources
-                    )
-                    await self._pass_on(reply, send, guard)
-            outcome = "ok"
-        except ClientGone:
-            outcome = "client_gone"
-        except ServeError as exc:
-            outcome = outcome_of(exc)
-            if not self._started:
-                raise
-            if isinstance(exc, UpstreamError) and self._body.get("stream"):
-                await send(body_part(encode(exc.body()), more=False))
-        finally:
-            self._telemetry.record(self._watch, ROUTE, "", outcome)
+    async def run(self, send: Send, guard: DisconnectGuard) -> None:
+        message = msgspec.json.encode(self._body)
+        reply, _ = await self._replicas.open(
+            str(self._body["model"]), self.route, lambda _: message, self._resources
+        )
+        await self._pass_on(reply, send, guard)
+
+    def close(self) -> None:
+        self._resources.close()
 
     async def _pass_on(self, reply: Reply, send: Send, guard: DisconnectGuard) -> None:
         content_type = reply.headers.get("content-type", "application/json").encode("latin-1")
@@ -73,7 +54,7 @@ class CompletionReply(Response):
             body = await reply.read_all()
             headers.append((b"content-length", b"%d" % len(body)))
             await send(start)
-            self._started = True
+            self.started = True
         guard.release()
         await send(body_part(body, more=False))
 
@@ -81,8 +62,8 @@ class CompletionReply(Response):
         writer = ClientWriter(send, reply.pause, reply.resume)
 
         def sink(data: bytes) -> bool:
-            if not self._started:
-                self._started = True
+            if not self.started:
+                self.started = True
                 writer.write(start)
             writer.write(body_part(data, more=True))
             return True

@@ -22,7 +22,7 @@ from starlette.types import Receive, Scope, Send
 
 from serve import __version__
 from serve.admission import Gate
-from serve.chat import SERVER_SEND, ChatReply, make_head, outcome_of
+from serve.chat import ChatReply, make_head
 from serve.completion import CompletionReply
 from serve.errors import (
     FAILED,
@@ -44,6 +44,7 @@ from serve.presets import (
 )
 from serve.protocol import parse_chat, parse_completion, parse_json, parse_tokenize
 from serve.replicas import EngineInfo, ReplicaSet
+from serve.response import SERVER_SEND, outcome_of
 from serve.settings import Settings, SettingsError
 from serve.strict import did_you_mean
 from serve.telemetry import Stopwatch, Telemetry

@@ -1,0 +1,130 @@
+"""The life of a reply that an engine makes: a slot, the client's presence, errors, one record.
+
+A client that hangs up ends the work, an error before the first byte becomes a plain error reply,
+one after it an error event. What is sent in between is `serve.chat`'s and `serve.completion`'s.
+"""
+
+from __future__ import annotations
+
+import abc
+import asyncio
+import logging
+from types import TracebackType
+from typing import ClassVar, Self
+
+from fastapi import Response
+from starlette.types import Message, Receive, Scope, Send
+
+from serve import sse
+from serve.admission import Gate
+from serve.errors import (
+    FAILED,
+    ClientGone,
+    InvalidRequest,
+    NotReady,
+    ServeError,
+    TooManyRequests,
+)
+from serve.telemetry import Stopwatch, Telemetry
+
+log = logging.getLogger(__name__)
+
+SERVER_SEND = "r1.send"
+"""Scope key of the server's own `send`: Starlette's wrappers around it cost each token 2 µs."""
+
+
+class DisconnectGuard:
+    """`async with` it around work for one client: when the client hangs up, the work is cancelled
+    and `ClientGone` is raised in its place. `release()` it before the reply's last byte."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._gone = False
+
+    async def __aenter__(self) -> Self:
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("not inside a task")
+        self._task = task
+        self._watcher = asyncio.create_task(self._watch())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self._watcher.cancel()
+        if self._gone and self._task.uncancel() == 0 and kind is asyncio.CancelledError:
+            raise ClientGone from None
+
+    def release(self) -> None:
+        self._watcher.cancel()
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._gone = True
+        self._task.cancel()
+
+
+class EngineResponse(Response, abc.ABC):
+    """Subclasses say what to send (`run`) and what to let go of afterwards (`close`)."""
+
+    route: ClassVar[str]
+
+    def __init__(self, gate: Gate, telemetry: Telemetry, watch: Stopwatch, preset: str) -> None:
+        self.status_code = 200
+        self.background = None
+        self.gate = gate
+        self.telemetry = telemetry
+        self.watch = watch
+        self.preset = preset
+        self.started = False
+        """Whether the reply's first byte has gone out."""
+
+    @abc.abstractmethod
+    async def run(self, send: Send, guard: DisconnectGuard) -> None:
+        """Sends the whole reply, setting `started`; releases `guard` before the last byte."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Called on every path, before the end is recorded."""
+
+    def ended(self, outcome: str) -> None:
+        """Records the end."""
+        self.telemetry.record(self.watch, self.route, self.preset, outcome)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        outcome = "error"
+        send = scope.get(SERVER_SEND, send)
+        try:
+            with self.gate.slot():
+                try:
+                    async with DisconnectGuard(receive) as guard:
+                        await self.run(send, guard)
+                finally:
+                    self.close()
+            outcome = "ok"
+        except ClientGone:
+            outcome = "client_gone"
+        except ServeError as exc:
+            outcome = outcome_of(exc)
+            if not self.started:
+                raise
+            await send(body_part(sse.encode(exc.body()), more=False))
+        except Exception:
+            if not self.started:
+                raise
+            log.exception("%s failed in mid-stream", self.route)
+            await send(body_part(sse.encode(ServeError(FAILED).body()), more=False))
+        finally:
+            self.ended(outcome)
+
+
+def outcome_of(error: ServeError) -> str:
+    if isinstance(error, InvalidRequest):
+        return "invalid"
+    return "rejected" if isinstance(error, TooManyRequests | NotReady) else "error"
+
+
+def body_part(data: bytes, *, more: bool) -> Message:
+    return {"type": "http.response.body", "body": data, "more_body": more}
