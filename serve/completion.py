@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import msgspec
 from starlette.types import Message, Send
 
 from serve.admission import Gate
 from serve.connection import Reply
-from serve.replicas import ReplicaSet
+from serve.replicas import Lease, ReplicaSet
 from serve.response import DisconnectGuard, EngineResponse, body_part
 from serve.telemetry import Stopwatch, Telemetry
 from serve.writer import ClientWriter
@@ -31,17 +29,17 @@ class CompletionReply(EngineResponse):
         super().__init__(gate, telemetry, watch, preset="")
         self._body = body
         self._replicas = replicas
-        self._resources = contextlib.ExitStack()
+        self._lease: Lease | None = None
 
     async def run(self, send: Send, guard: DisconnectGuard) -> None:
         message = msgspec.json.encode(self._body)
-        reply, _ = await self._replicas.open(
-            str(self._body["model"]), self.route, lambda _: message, self._resources
-        )
-        await self._pass_on(reply, send, guard)
+        model = str(self._body["model"])
+        self._lease = await self._replicas.open(model, self.route, lambda _: message)
+        await self._pass_on(self._lease.reply, send, guard)
 
     def close(self) -> None:
-        self._resources.close()
+        if self._lease is not None:
+            self._lease.close()
 
     async def _pass_on(self, reply: Reply, send: Send, guard: DisconnectGuard) -> None:
         content_type = reply.headers.get("content-type", "application/json").encode("latin-1")

@@ -7,16 +7,15 @@ releases; `usage` is complete when `run` returns.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 
 import msgspec
 
-from serve.connection import Reply
+from serve.describe import EngineInfo
 from serve.errors import ContextLengthExceeded, ServeError, UpstreamError
 from serve.presets import BUDGET, Plan
 from serve.reasoning import ReasoningTokenCounter, TraceFormat, TraceSplitter
-from serve.replicas import EngineInfo, ReplicaSet
+from serve.replicas import Lease, ReplicaSet
 from serve.sse import DONE, SSEDecoder, SSETooLong
 from serve.stopping import StopFinder
 from serve.wire import EngineChoice, EngineUsage, decode_chunk
@@ -86,8 +85,7 @@ class Generation:
         self._plan = plan
         self._replicas = replicas
         self._headers = {"x-request-id": request_id}
-        self._resources = contextlib.ExitStack()
-        self._reply: Reply | None = None
+        self._lease: Lease | None = None
         self._choices: list[_Choice] = []
         self.usage = Usage()
         self.prompt_token_ids: list[int] | None = None
@@ -99,18 +97,20 @@ class Generation:
         """
         model = self._plan.model
         try:
-            self._reply, info = await self._replicas.open(
-                model, CHAT_PATH, self._body, self._resources, self._headers
+            self._lease = await self._replicas.open(
+                model, CHAT_PATH, self._body, headers=self._headers
             )
         except ContextLengthExceeded as exc:
             raise await self._too_long(exc) from exc
-        self._choices = [_Choice(info.trace, self._plan) for _ in range(self._plan.num_choices)]
+        trace = self._lease.info.trace
+        self._choices = [_Choice(trace, self._plan) for _ in range(self._plan.num_choices)]
 
     async def run(self, emit: Emit) -> None:
         """Calls `emit` with the choices of each read from the engine, in the read callback itself;
         returns when the generation is complete. Raises `UpstreamError` when it breaks off."""
-        if self._reply is None:
+        if self._lease is None:
             raise RuntimeError("start() comes first")
+        reply = self._lease.reply
         decoder, complete = SSEDecoder(), False
 
         def sink(data: bytes) -> bool:
@@ -126,28 +126,29 @@ class Generation:
             return not (complete or self._stopped())
 
         try:
-            await self._reply.pipe(sink)
+            await reply.pipe(sink)
         except (msgspec.DecodeError, SSETooLong) as exc:
             raise UpstreamError(f"the engine's stream could not be read: {exc}") from exc
         finally:
             self._count()
         if complete:
-            self._reply.detach()
+            reply.detach()
         elif not self._stopped():
             raise UpstreamError("the engine's stream ended before it was complete")
 
     def pause(self) -> None:
         """The client can't keep up: the engine is to wait."""
-        if self._reply is not None:
-            self._reply.pause()
+        if self._lease is not None:
+            self._lease.reply.pause()
 
     def resume(self) -> None:
-        if self._reply is not None:
-            self._reply.resume()
+        if self._lease is not None:
+            self._lease.reply.resume()
 
     def close(self) -> None:
         """Ends the leg; an unfinished one is aborted on the engine."""
-        self._resources.close()
+        if self._lease is not None:
+            self._lease.close()
 
     def _body(self, info: EngineInfo) -> bytes:
         body = self._plan.body

@@ -24,6 +24,7 @@ from serve import __version__
 from serve.admission import Gate
 from serve.chat import ChatReply, make_head
 from serve.completion import CompletionReply
+from serve.describe import EngineInfo
 from serve.errors import (
     FAILED,
     BodyTooLarge,
@@ -43,7 +44,7 @@ from serve.presets import (
     resolve_model,
 )
 from serve.protocol import parse_chat, parse_completion, parse_json, parse_tokenize
-from serve.replicas import EngineInfo, ReplicaSet
+from serve.replicas import ReplicaSet
 from serve.response import SERVER_SEND, outcome_of
 from serve.settings import Settings, SettingsError
 from serve.strict import did_you_mean
