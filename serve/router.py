@@ -12,12 +12,14 @@ import functools
 import logging
 import signal
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
+from typing import cast
 
 import msgspec
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from serve import __version__
@@ -45,7 +47,7 @@ from serve.presets import (
 )
 from serve.protocol import parse_chat, parse_completion, parse_json, parse_tokenize
 from serve.replicas import ReplicaSet
-from serve.response import SERVER_SEND, outcome_of
+from serve.response import outcome_of
 from serve.settings import Settings, SettingsError
 from serve.strict import did_you_mean
 from serve.telemetry import Stopwatch, Telemetry
@@ -95,10 +97,34 @@ class Router:
         return models[name], named or self.settings.router.default_preset
 
 
+Handler = Callable[[Request], Awaitable[Response]]
+
+
 class _App(FastAPI):
+    """`generations`, by path, are served before FastAPI's middleware and routing, which cost more
+    than all that a request needs of ours (`docs/decisions/0007-streaming-path.md`). They are routes
+    all the same: for the OpenAPI document, for wrong methods, for apps that mount this one."""
+
+    generations: Mapping[str, Handler] = {}
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope[SERVER_SEND] = send
+        if scope["type"] == "http" and scope["method"] == "POST":
+            handler = self.generations.get(scope["path"])
+            if handler is not None:
+                await self._generate(handler, Request(scope, receive), send)
+                return
         await super().__call__(scope, receive, send)
+
+    async def _generate(self, handler: Handler, request: Request, send: Send) -> None:
+        try:
+            response = await handler(request)
+            await response(request.scope, request.receive, send)
+        except ClientDisconnect:
+            return
+        except Exception as exc:  # answered and logged by the handlers of every other route
+            kind = ServeError if isinstance(exc, ServeError) else Exception
+            answer = cast(Awaitable[Response], self.exception_handlers[kind](request, exc))
+            await (await answer)(request.scope, request.receive, send)
 
 
 def build_app(settings: Settings) -> FastAPI:
@@ -127,7 +153,7 @@ def build_app(settings: Settings) -> FastAPI:
     return app
 
 
-def _add_generation_routes(app: FastAPI, router: Router) -> None:
+def _add_generation_routes(app: _App, router: Router) -> None:
     settings = router.settings
 
     @app.post("/v1/chat/completions", openapi_extra=CHAT_SCHEMA)
@@ -163,6 +189,8 @@ def _add_generation_routes(app: FastAPI, router: Router) -> None:
         info, _ = router.resolve(completion.model, None)
         body = plan_completion(completion, data, model=info.model)
         return CompletionReply(body, router.replicas, router.gate, router.telemetry, watch)
+
+    app.generations = {"/v1/chat/completions": chat, "/v1/completions": completions}
 
     @app.post("/tokenize", openapi_extra=TOKENIZE_SCHEMA)
     async def tokenize(request: Request) -> Response:
@@ -275,16 +303,23 @@ def error_reply(error: ServeError) -> Response:
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
-    """The request's body. Raises `BodyTooLarge` as soon as it is known to be."""
+    """The request's body. Raises `BodyTooLarge` as soon as it is known to be, `ClientDisconnect`
+    where it never comes."""
     too_large = functools.partial(
         BodyTooLarge, f"the body is larger than {max_bytes} bytes, the limit of this server"
     )
-    if int(request.headers.get("content-length", 0)) > max_bytes:
-        raise too_large()
-    parts, size = [], 0
-    async for part in request.stream():
+    for name, value in request.scope["headers"]:
+        if name == b"content-length" and int(value) > max_bytes:
+            raise too_large()
+    parts, size, more = [], 0, True
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        part = message.get("body", b"")
         size += len(part)
         if size > max_bytes:
             raise too_large()
         parts.append(part)
-    return b"".join(parts)
+        more = message.get("more_body", False)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
