@@ -80,8 +80,8 @@ class ChatReply(EngineResponse):
 
     async def _stream(self, send: Send, guard: DisconnectGuard) -> None:
         reply, generation = StreamReply(self._plan, self._head), self._generation
-        writer = ClientWriter(send, generation.pause, generation.resume)
-        encode, write = reply.encode, writer.write
+        writer = ClientWriter(send, generation.pause, generation.resume, self.line)
+        encode, write_body = reply.encode, writer.write_body
 
         def emit(choices: list[EngineChoice]) -> None:
             if self.watch.first_answer_s is None:
@@ -89,11 +89,11 @@ class ChatReply(EngineResponse):
             events = encode(choices)
             if not self.started:
                 self.started = True
-                write(self._start())
+                writer.write(self._start())
                 if self._plan.return_token_ids and generation.prompt_token_ids is not None:
                     events = reply.prompt_token_ids(generation.prompt_token_ids) + events
             if events:
-                write(body_part(events, more=True))
+                write_body(events)
 
         async with writer:
             await generation.run(emit)

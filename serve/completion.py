@@ -57,13 +57,13 @@ class CompletionReply(EngineResponse):
         await send(body_part(body, more=False))
 
     async def _pipe(self, reply: Reply, send: Send, start: Message) -> None:
-        writer = ClientWriter(send, reply.pause, reply.resume)
+        writer = ClientWriter(send, reply.pause, reply.resume, self.line)
 
         def sink(data: bytes) -> bool:
             if not self.started:
                 self.started = True
                 writer.write(start)
-            writer.write(body_part(data, more=True))
+            writer.write_body(data)
             return True
 
         async with writer:

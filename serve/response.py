@@ -25,6 +25,7 @@ from serve.errors import (
     ServeError,
     TooManyRequests,
 )
+from serve.http import ClientLine, client_line
 from serve.telemetry import Stopwatch, Telemetry
 
 log = logging.getLogger(__name__)
@@ -32,10 +33,14 @@ log = logging.getLogger(__name__)
 
 class DisconnectGuard:
     """`async with` it around work for one client: when the client hangs up, the work is cancelled
-    and `ClientGone` is raised in its place. `release()` it before the reply's last byte."""
+    and `ClientGone` is raised in its place. `release()` it before the reply's last byte.
 
-    def __init__(self, receive: Receive) -> None:
+    `line` brings the news under our own server; under another one a task waits for it."""
+
+    def __init__(self, receive: Receive, line: ClientLine | None = None) -> None:
         self._receive = receive
+        self._line = line
+        self._watcher: asyncio.Task[None] | None = None
         self._gone = False
 
     async def __aenter__(self) -> Self:
@@ -43,22 +48,31 @@ class DisconnectGuard:
         if task is None:
             raise RuntimeError("not inside a task")
         self._task = task
-        self._watcher = asyncio.create_task(self._watch())
+        if self._line is not None:
+            self._line.watch(self._hang_up)
+        else:
+            self._watcher = asyncio.create_task(self._watch())
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
-        self._watcher.cancel()
+        self.release()
         if self._gone and self._task.uncancel() == 0 and kind is asyncio.CancelledError:
             raise ClientGone from None
 
     def release(self) -> None:
-        self._watcher.cancel()
+        if self._line is not None:
+            self._line.unwatch()
+        if self._watcher is not None:
+            self._watcher.cancel()
 
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
+        self._hang_up()
+
+    def _hang_up(self) -> None:
         self._gone = True
         self._task.cancel()
 
@@ -77,6 +91,7 @@ class EngineResponse(Response, abc.ABC):
         self.preset = preset
         self.started = False
         """Whether the reply's first byte has gone out."""
+        self.line: ClientLine | None = None
 
     @abc.abstractmethod
     async def run(self, send: Send, guard: DisconnectGuard) -> None:
@@ -92,10 +107,11 @@ class EngineResponse(Response, abc.ABC):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         outcome = "error"
+        self.line = client_line(scope)
         try:
             with self.gate.slot():
                 try:
-                    async with DisconnectGuard(receive) as guard:
+                    async with DisconnectGuard(receive, self.line) as guard:
                         await self.run(send, guard)
                 finally:
                     self.close()

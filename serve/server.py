@@ -10,6 +10,7 @@ from collections.abc import Callable
 import uvicorn
 from fastapi import FastAPI
 
+from serve.http import HttpProtocol
 from serve.settings import ServerSettings
 
 KEEP_ALIVE_S = 75
@@ -31,7 +32,7 @@ async def run(
     config = uvicorn.Config(
         app,
         loop="none",
-        http="httptools",
+        http=HttpProtocol,
         ws="none",
         log_config=None,
         access_log=False,
