@@ -81,11 +81,13 @@ class ChatReply(EngineResponse):
     async def _stream(self, send: Send, guard: DisconnectGuard) -> None:
         reply, generation = StreamReply(self._plan, self._head), self._generation
         writer = ClientWriter(send, generation.pause, generation.resume, self.line)
-        encode, write_body = reply.encode, writer.write_body
+        encode, write_body, watch = reply.encode, writer.write_body, self.watch
 
         def emit(choices: list[EngineChoice]) -> None:
-            if self.watch.first_answer_s is None:
-                note_first_text(self.watch, choices)
+            if watch.first_answer_s is None and (
+                watch.first_token_s is None or choices[0].delta.content or len(choices) > 1
+            ):
+                note_first_text(watch, choices)
             events = encode(choices)
             if not self.started:
                 self.started = True

@@ -53,7 +53,8 @@ class _Choice:
         delta = choice.delta
         if choice.token_ids is not None:
             self.num_tokens += len(choice.token_ids)
-            self.counter.add(choice.token_ids)
+            if not self.counter.closed:
+                self.counter.add(choice.token_ids)
         elif delta.content or delta.reasoning or delta.reasoning_content:
             self.num_tokens += 1
             self.counter.num_tokens += not self.splitter.answering
@@ -111,19 +112,20 @@ class Generation:
         if self._lease is None:
             raise RuntimeError("start() comes first")
         reply = self._lease.reply
-        decoder, complete = SSEDecoder(), False
+        feed, take, has_stop = SSEDecoder().feed, self._take, bool(self._plan.stop)
+        complete = False
 
         def sink(data: bytes) -> bool:
             nonlocal complete
             batch: list[EngineChoice] = []
-            for event in decoder.feed(data):
+            for event in feed(data):
                 if event == DONE:
                     complete = True
                 else:
-                    batch += self._take(event)
+                    batch += take(event)
             if batch:
                 emit(batch)
-            return not (complete or self._stopped())
+            return not (complete or (has_stop and self._stopped()))
 
         try:
             await reply.pipe(sink)
@@ -167,16 +169,17 @@ class Generation:
             self.usage.prompt_tokens = len(chunk.prompt_token_ids)
         if chunk.usage is not None:
             self._settle(chunk.usage)
-        for choice in chunk.choices:
-            if not 0 <= choice.index < len(self._choices):
+        choices, states = chunk.choices, self._choices
+        for choice in choices:
+            if not 0 <= choice.index < len(states):
                 raise UpstreamError(
                     f"the engine sent choice {choice.index}, which nobody asked for"
                 )
         if self._plan.stop:
-            chunk.choices = [c for c in chunk.choices if not self._choices[c.index].ended]
-        for choice in chunk.choices:
-            self._choices[choice.index].take(choice)
-        return chunk.choices
+            choices = [choice for choice in choices if not states[choice.index].ended]
+        for choice in choices:
+            states[choice.index].take(choice)
+        return choices
 
     def _stopped(self) -> bool:
         """Whether stop strings ended what the engine would go on with: the rest is not wanted."""

@@ -1,9 +1,10 @@
 """Writes to a client from a callback, without switching tasks while the client keeps up.
 
 Under our own server, body parts go straight to the connection (`serve.http.ClientLine`). Under
-another one, and when the client is slow, they go by ASGI's `send`. That is a coroutine, but it seldom
-waits: only when the client reads too slowly. `ClientWriter` runs it on the spot. When it would wait,
-a task takes over from there, what comes meanwhile is kept, and the source is told to pause.
+another one, and when the client is slow, they go by ASGI's `send`. That is a coroutine, but it
+seldom waits: only when the client reads too slowly. `ClientWriter` runs it on the spot. When it
+would wait, a task takes over from there, what comes meanwhile is kept, and the source is told to
+pause.
 """
 
 from __future__ import annotations
