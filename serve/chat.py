@@ -68,18 +68,20 @@ class ChatReply(EngineResponse):
         usage = self._generation.usage
         self.telemetry.count(usage, self.preset)
         log.info(
-            "%s %s preset=%s stream=%s %s %.0f ms %s",
+            "%s %s preset=%s stream=%s %s %.0f ms failovers=%d %s",
             self._head.id,
             self.route,
             self.preset,
             self._plan.stream,
             outcome,
             self.watch.elapsed_s() * 1000,
+            self._generation.num_failovers,
             usage,
         )
 
     async def _stream(self, send: Send, guard: DisconnectGuard) -> None:
-        reply, generation = StreamReply(self._plan, self._head), self._generation
+        generation = self._generation
+        reply = StreamReply(self._plan, self._head, lambda: generation.num_failovers)
         writer = ClientWriter(send, generation.pause, generation.resume)
         encode, write = reply.encode, writer.write
 
@@ -109,8 +111,8 @@ class ChatReply(EngineResponse):
                 note_first_text(self.watch, choices)
             reply.add(choices)
 
-        await generation.run(emit)
-        body = reply.body(generation.usage, generation.prompt_token_ids)
+        await generation.run(emit, forget=reply.clear)
+        body = reply.body(generation.usage, generation.prompt_token_ids, generation.num_failovers)
         self.raw_headers.append((b"content-length", b"%d" % len(body)))
         guard.release()
         self.started = True

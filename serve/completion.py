@@ -1,4 +1,6 @@
-"""Plain completions pass through: the engine's bytes, unread."""
+"""Plain completions pass through: the engine's bytes, unread.
+
+So an engine's failure is made good elsewhere only until the first of them has gone out."""
 
 from __future__ import annotations
 
@@ -7,7 +9,9 @@ from starlette.types import Message, Send
 
 from serve.admission import Gate
 from serve.connection import Reply
-from serve.replicas import Lease, ReplicaSet
+from serve.errors import UpstreamError
+from serve.generation import MAX_FAILOVERS
+from serve.replicas import Lease, Replica, ReplicaSet
 from serve.response import DisconnectGuard, EngineResponse, body_part
 from serve.telemetry import Stopwatch, Telemetry
 from serve.writer import ClientWriter
@@ -33,9 +37,19 @@ class CompletionReply(EngineResponse):
 
     async def run(self, send: Send, guard: DisconnectGuard) -> None:
         message = msgspec.json.encode(self._body)
-        model = str(self._body["model"])
-        self._lease = await self._replicas.open(model, self.route, lambda _: message)
-        await self._pass_on(self._lease.reply, send, guard)
+        model, failed = str(self._body["model"]), set[Replica]()
+        while True:
+            lease = self._lease = await self._replicas.open(
+                model, self.route, lambda _: message, avoid=failed
+            )
+            try:
+                return await self._pass_on(lease.reply, send, guard)
+            except UpstreamError as exc:
+                lease.failed(exc)
+                lease.close()
+                failed.add(lease.replica)
+                if self.started or len(failed) > MAX_FAILOVERS or not self._replicas.may_retry():
+                    raise
 
     def close(self) -> None:
         if self._lease is not None:

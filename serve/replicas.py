@@ -82,6 +82,9 @@ class Lease:
         self.reply = reply
         self._resources = resources
 
+    def failed(self, error: UpstreamError) -> None:
+        """The reply broke off by the replica's fault."""
+
     def close(self) -> None:
         """Ends the call, on the engine too where its reply is unfinished. May be called again."""
         self._resources.close()
@@ -159,6 +162,9 @@ class ReplicaSet:
         lease = await self.open(model, path, lambda _: message)
         with contextlib.closing(lease):
             return await lease.reply.read_all()
+
+    def may_retry(self) -> bool:
+        return True
 
     def not_ready(self) -> NotReady:
         reasons = "; ".join(f"{r.url}: {r.last_error}" for r in self.replicas if not r.ready)

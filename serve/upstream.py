@@ -50,6 +50,14 @@ def refusal(status: int, body: bytes) -> ServeError:
     return UpstreamError(f"the engine answered {status}: {message}")
 
 
+def reported(fault: EngineFault) -> ServeError:
+    """An error event in an engine's stream as ours."""
+    message = f"the engine reported: {fault.message}"
+    if isinstance(fault.code, int) and fault.code < 500:
+        return EngineRejected(message)
+    return UpstreamError(message)
+
+
 class EngineClient:
     """Requests to the engine at `url` (http or https)."""
 
