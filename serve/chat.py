@@ -67,6 +67,7 @@ class ChatReply(EngineResponse):
         super().ended(outcome)
         usage = self._generation.usage
         self.telemetry.count(usage, self.preset)
+        self.telemetry.failed_over(self._generation.num_failovers)
         log.info(
             "%s %s preset=%s stream=%s %s %.0f ms failovers=%d %s",
             self._head.id,

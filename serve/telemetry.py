@@ -38,6 +38,9 @@ class Telemetry:
             "r1_time_to_first_answer_seconds", "Request to first text of the answer."
         )
         self._duration = self._histogram("r1_request_seconds", "Request to last byte.")
+        self._failovers = Counter(
+            "r1_failovers", "Times a reply had to go on on another engine.", registry=self.registry
+        )
         in_flight = Gauge("r1_in_flight", "Requests running now.", registry=self.registry)
         in_flight.set_function(num_in_flight)
         ready = Gauge("r1_replicas_ready", "Replicas in rotation.", registry=self.registry)
@@ -62,6 +65,9 @@ class Telemetry:
         self._tokens.labels(preset, "reasoning").inc(usage.reasoning_tokens)
         answer = max(0, usage.completion_tokens - usage.reasoning_tokens)
         self._tokens.labels(preset, "answer").inc(answer)
+
+    def failed_over(self, times: int) -> None:
+        self._failovers.inc(times)
 
     def exposition(self) -> bytes:
         """Prometheus' text format."""
