@@ -21,19 +21,21 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from serve import __version__
-from serve.admission import Gate
+from serve.admission import Admission, Claim, Gate, priority_of
 from serve.chat import ChatReply, make_head
 from serve.completion import CompletionReply
 from serve.describe import EngineInfo
 from serve.errors import (
     FAILED,
     BodyTooLarge,
+    InvalidKey,
     MethodNotAllowed,
     NotReady,
     RouteNotFound,
     ServeError,
 )
 from serve.generation import Generation
+from serve.keys import POLL_S, Holder, KeyRing
 from serve.openapi import CHAT_SCHEMA, COMPLETION_SCHEMA, TOKENIZE_SCHEMA
 from serve.presets import (
     PresetBook,
@@ -43,29 +45,81 @@ from serve.presets import (
     plan_completion,
     resolve_model,
 )
-from serve.protocol import parse_chat, parse_completion, parse_json, parse_tokenize
+from serve.protocol import (
+    GenerationRequest,
+    parse_chat,
+    parse_completion,
+    parse_json,
+    parse_tokenize,
+)
 from serve.replicas import ReplicaSet
 from serve.response import SERVER_SEND, outcome_of
 from serve.settings import Settings, SettingsError
+from serve.shared import Shared
 from serve.strict import did_you_mean
 from serve.telemetry import Stopwatch, Telemetry
 
 log = logging.getLogger(__name__)
 
 
-class Router:
-    """The router's state: settings, presets, replicas, gate, telemetry."""
+NEEDS_NO_KEY = frozenset(
+    {"/health", "/ready", "/metrics", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"}
+)
+HOLDER = "r1.holder"
+"""Scope key of who sent the request, where keys are needed."""
 
-    def __init__(self, settings: Settings) -> None:
+
+class Router:
+    """The router's state: settings, presets, keys, replicas, gate, telemetry."""
+
+    def __init__(self, settings: Settings, shared: Shared) -> None:
         self.settings = settings
         self.presets = self._read_presets()
         self.replicas = ReplicaSet(settings.router)
-        self.gate = Gate(settings.router.max_in_flight)
+        self.gate = Gate(
+            settings.router.max_in_flight,
+            max_queued=settings.router.max_queued,
+            queue_timeout_s=settings.router.queue_timeout_s,
+            counters=shared.counters("gate"),
+        )
+        keys_file = settings.server.keys_file
+        self.keys = KeyRing(Path(keys_file), shared) if keys_file is not None else None
         self.telemetry = Telemetry(
             lambda: self.gate.num_in_flight,
+            lambda: self.gate.num_queued,
             lambda: len(self.replicas.ready),
             len(self.replicas.replicas),
         )
+
+    def authenticate(self, scope: Scope) -> None:
+        """Notes who sent the request in its scope. Raises `InvalidKey`, before the body is read."""
+        if self.keys is not None and scope["type"] == "http" and scope["path"] not in NEEDS_NO_KEY:
+            scope[HOLDER] = self.keys.holder_of(scope["headers"])
+
+    def admission(self, request: Request, body: bytes, asked: GenerationRequest) -> Admission:
+        holder: Holder | None = request.scope.get(HOLDER)
+        return self.gate.admit(
+            Claim(
+                priority=priority_of(
+                    asked.priority,
+                    asked.service_tier,
+                    None if holder is None else holder.key.best_priority,
+                ),
+                account=None if holder is None else holder.account,
+                who=hash(body),
+            )
+        )
+
+    async def watch_keys(self, keys: KeyRing) -> None:
+        while True:
+            await asyncio.sleep(POLL_S)
+            keys.poll()
+
+    def reload(self) -> None:
+        """Reads presets and keys again, whether they changed or not."""
+        self.reload_presets()
+        if self.keys is not None:
+            self.keys.reload()
 
     def reload_presets(self) -> None:
         """Reads the presets again; a broken file is reported and the old presets stay."""
@@ -98,20 +152,32 @@ class Router:
 class _App(FastAPI):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope[SERVER_SEND] = send
-        await super().__call__(scope, receive, send)
+        try:
+            self.state.router.authenticate(scope)
+        except InvalidKey as exc:
+            self.state.router.telemetry.rejected("invalid_key")
+            await error_reply(exc)(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
 
 
-def build_app(settings: Settings) -> FastAPI:
-    """The router over `settings.router.engine_urls`. Raises `SettingsError`."""
-    router = Router(settings)
+def build_app(settings: Settings, shared: Shared | None = None) -> FastAPI:
+    """The router over `settings.router.engine_urls`; `shared` makes it one of several workers.
+    Raises `SettingsError`."""
+    router = Router(settings, Shared() if shared is None else shared)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         loop = asyncio.get_running_loop()
         with contextlib.suppress(ValueError, NotImplementedError, RuntimeError):
-            loop.add_signal_handler(signal.SIGHUP, router.reload_presets)
-        async with router.replicas.running():
-            yield
+            loop.add_signal_handler(signal.SIGHUP, router.reload)
+        watching = asyncio.create_task(router.watch_keys(router.keys)) if router.keys else None
+        try:
+            async with router.replicas.running():
+                yield
+        finally:
+            if watching is not None:
+                watching.cancel()
 
     app = _App(
         title="r1-serve",
@@ -133,7 +199,8 @@ def _add_generation_routes(app: FastAPI, router: Router) -> None:
     @app.post("/v1/chat/completions", openapi_extra=CHAT_SCHEMA)
     async def chat(request: Request) -> Response:
         watch = Stopwatch()
-        data = parse_json(await read_body(request, settings.server.max_body_bytes))
+        body = await read_body(request, settings.server.max_body_bytes)
+        data = parse_json(body)
         chat_request = parse_chat(data)
         info, preset = router.resolve(chat_request.model, chat_request.preset)
         plan = plan_chat(
@@ -145,12 +212,14 @@ def _add_generation_routes(app: FastAPI, router: Router) -> None:
             book=router.presets,
             merge_system=settings.router.merge_system_message,
         )
+        admission = router.admission(request, body, chat_request)
+        set_priority(plan.body, admission.claim.priority)
         request_id = f"chatcmpl-{uuid.uuid4().hex}"
         return ChatReply(
             plan,
             Generation(plan, router.replicas, request_id),
             make_head(request_id, plan.model, list(settings.router.reasoning_fields)),
-            gate=router.gate,
+            admission=admission,
             telemetry=router.telemetry,
             watch=watch,
         )
@@ -158,11 +227,14 @@ def _add_generation_routes(app: FastAPI, router: Router) -> None:
     @app.post("/v1/completions", openapi_extra=COMPLETION_SCHEMA)
     async def completions(request: Request) -> Response:
         watch = Stopwatch()
-        data = parse_json(await read_body(request, settings.server.max_body_bytes))
+        body = await read_body(request, settings.server.max_body_bytes)
+        data = parse_json(body)
         completion = parse_completion(data)
         info, _ = router.resolve(completion.model, None)
-        body = plan_completion(completion, data, model=info.model)
-        return CompletionReply(body, router.replicas, router.gate, router.telemetry, watch)
+        plan = plan_completion(completion, data, model=info.model)
+        admission = router.admission(request, body, completion)
+        set_priority(plan, admission.claim.priority)
+        return CompletionReply(plan, router.replicas, admission, router.telemetry, watch)
 
     @app.post("/tokenize", openapi_extra=TOKENIZE_SCHEMA)
     async def tokenize(request: Request) -> Response:
@@ -266,6 +338,14 @@ def _add_error_handlers(app: FastAPI, router: Router) -> None:
     async def unexpected(request: Request, exc: Exception) -> Response:
         log.error("unexpected error on %s", request.url.path, exc_info=exc)
         return error_reply(ServeError(FAILED))
+
+
+def set_priority(body: dict[str, object], priority: int) -> None:
+    """In the engine's body, where it isn't the usual one: vLLM's documentation lets an engine
+    without priority scheduling refuse any other than 0."""
+    body.pop("priority", None)
+    if priority != 0:
+        body["priority"] = priority
 
 
 def error_reply(error: ServeError) -> Response:
