@@ -63,6 +63,11 @@ class DrainRate:
             self._advance(now_s)
             self._num_ended += 1
 
+    @property
+    def is_known(self) -> bool:
+        """Whether it was measured for long enough (about 6 s) to refuse by it."""
+        return self._time_s > RATE_WINDOW_S / 2
+
     def per_s(self, now_s: float) -> float:
         """Never zero. `saturated` comes first."""
         self._advance(now_s)
@@ -244,7 +249,8 @@ class Policy:
                 raise self._full(waiter.who, now_s)
             return
         num_ahead = bisect.bisect_left(self.line, waiter.order, key=_order)
-        if num_ahead / self._rate.per_s(now_s) > NEWCOMERS_SHARE * self._queue_timeout_s:
+        most_ahead = self._rate.per_s(now_s) * NEWCOMERS_SHARE * self._queue_timeout_s
+        if self._rate.is_known and num_ahead > most_ahead:
             raise self._full(waiter.who, now_s)
         if num_queued >= self._max_queued:
             if not self.line or self.line[-1].order[0] <= waiter.order[0]:
