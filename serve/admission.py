@@ -29,7 +29,7 @@ BATCH_TIER = "flex"
 @dataclass(frozen=True, slots=True)
 class Claim:
     """What decides on a request's place. `who` tells a client that comes back from a newcomer
-    (`serve.waiting.Appointments`)."""
+    (`serve.pacing.Appointments`)."""
 
     priority: int = 0
     account: Account | None = None

@@ -7,6 +7,8 @@ slow hashes are for passwords, which people choose. `r1-serve key` edits it (`se
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hashlib
 import hmac
 import ipaddress
@@ -14,7 +16,7 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -123,8 +125,23 @@ class KeyRing:
             )
         return holder
 
+    @contextlib.asynccontextmanager
+    async def watching(self) -> AsyncIterator[None]:
+        """Polls every `POLL_S` until left."""
+
+        async def watch() -> None:
+            while True:
+                await asyncio.sleep(POLL_S)
+                self.poll()
+
+        task = asyncio.create_task(watch())
+        try:
+            yield
+        finally:
+            task.cancel()
+
     def poll(self) -> None:
-        """To be called every `POLL_S`: reads the file if it is another, keeps buckets up to date.
+        """Reads the file if it is another; keeps buckets up to date with the other workers.
 
         A mounted Kubernetes secret changes by a symbolic link that is swapped: the inode tells.
         """

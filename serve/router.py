@@ -21,7 +21,8 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from serve import __version__
-from serve.admission import Admission, Claim, Gate, priority_of
+from serve.access import authenticate, claim_of
+from serve.admission import Gate
 from serve.chat import ChatReply, make_head
 from serve.completion import CompletionReply
 from serve.describe import EngineInfo
@@ -35,7 +36,7 @@ from serve.errors import (
     ServeError,
 )
 from serve.generation import Generation
-from serve.keys import POLL_S, Holder, KeyRing
+from serve.keys import KeyRing
 from serve.openapi import CHAT_SCHEMA, COMPLETION_SCHEMA, TOKENIZE_SCHEMA
 from serve.presets import (
     PresetBook,
@@ -45,13 +46,7 @@ from serve.presets import (
     plan_completion,
     resolve_model,
 )
-from serve.protocol import (
-    GenerationRequest,
-    parse_chat,
-    parse_completion,
-    parse_json,
-    parse_tokenize,
-)
+from serve.protocol import parse_chat, parse_completion, parse_json, parse_tokenize
 from serve.replicas import ReplicaSet
 from serve.response import SERVER_SEND, outcome_of
 from serve.settings import Settings, SettingsError
@@ -60,13 +55,6 @@ from serve.strict import did_you_mean
 from serve.telemetry import Stopwatch, Telemetry
 
 log = logging.getLogger(__name__)
-
-
-NEEDS_NO_KEY = frozenset(
-    {"/health", "/ready", "/metrics", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"}
-)
-HOLDER = "r1.holder"
-"""Scope key of who sent the request, where keys are needed."""
 
 
 class Router:
@@ -90,30 +78,6 @@ class Router:
             lambda: len(self.replicas.ready),
             len(self.replicas.replicas),
         )
-
-    def authenticate(self, scope: Scope) -> None:
-        """Notes who sent the request in its scope. Raises `InvalidKey`, before the body is read."""
-        if self.keys is not None and scope["type"] == "http" and scope["path"] not in NEEDS_NO_KEY:
-            scope[HOLDER] = self.keys.holder_of(scope["headers"])
-
-    def admission(self, request: Request, body: bytes, asked: GenerationRequest) -> Admission:
-        holder: Holder | None = request.scope.get(HOLDER)
-        return self.gate.admit(
-            Claim(
-                priority=priority_of(
-                    asked.priority,
-                    asked.service_tier,
-                    None if holder is None else holder.key.best_priority,
-                ),
-                account=None if holder is None else holder.account,
-                who=hash(body),
-            )
-        )
-
-    async def watch_keys(self, keys: KeyRing) -> None:
-        while True:
-            await asyncio.sleep(POLL_S)
-            keys.poll()
 
     def reload(self) -> None:
         """Reads presets and keys again, whether they changed or not."""
@@ -153,7 +117,7 @@ class _App(FastAPI):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope[SERVER_SEND] = send
         try:
-            self.state.router.authenticate(scope)
+            authenticate(scope, self.state.router.keys)
         except InvalidKey as exc:
             self.state.router.telemetry.rejected("invalid_key")
             await error_reply(exc)(scope, receive, send)
@@ -171,13 +135,9 @@ def build_app(settings: Settings, shared: Shared | None = None) -> FastAPI:
         loop = asyncio.get_running_loop()
         with contextlib.suppress(ValueError, NotImplementedError, RuntimeError):
             loop.add_signal_handler(signal.SIGHUP, router.reload)
-        watching = asyncio.create_task(router.watch_keys(router.keys)) if router.keys else None
-        try:
-            async with router.replicas.running():
-                yield
-        finally:
-            if watching is not None:
-                watching.cancel()
+        watching = router.keys.watching() if router.keys else contextlib.nullcontext()
+        async with watching, router.replicas.running():
+            yield
 
     app = _App(
         title="r1-serve",
@@ -212,7 +172,7 @@ def _add_generation_routes(app: FastAPI, router: Router) -> None:
             book=router.presets,
             merge_system=settings.router.merge_system_message,
         )
-        admission = router.admission(request, body, chat_request)
+        admission = router.gate.admit(claim_of(request.scope, body, chat_request))
         set_priority(plan.body, admission.claim.priority)
         request_id = f"chatcmpl-{uuid.uuid4().hex}"
         return ChatReply(
@@ -232,7 +192,7 @@ def _add_generation_routes(app: FastAPI, router: Router) -> None:
         completion = parse_completion(data)
         info, _ = router.resolve(completion.model, None)
         plan = plan_completion(completion, data, model=info.model)
-        admission = router.admission(request, body, completion)
+        admission = router.gate.admit(claim_of(request.scope, body, completion))
         set_priority(plan, admission.claim.priority)
         return CompletionReply(plan, router.replicas, admission, router.telemetry, watch)
 
