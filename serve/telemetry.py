@@ -18,7 +18,12 @@ _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 class Telemetry:
     """One registry per app; nothing global."""
 
-    def __init__(self, num_in_flight: Callable[[], int], replicas: ReplicaSet) -> None:
+    def __init__(
+        self,
+        num_in_flight: Callable[[], int],
+        num_queued: Callable[[], int],
+        replicas: ReplicaSet,
+    ) -> None:
         self.registry = CollectorRegistry()
         self._requests = Counter(
             "r1_requests",
@@ -44,6 +49,29 @@ class Telemetry:
         )
         in_flight = Gauge("r1_in_flight", "Requests running now.", registry=self.registry)
         in_flight.set_function(num_in_flight)
+        queued = Gauge("r1_queue_depth", "Requests waiting for a slot.", registry=self.registry)
+        queued.set_function(num_queued)
+        self._queue_time = Histogram(
+            "r1_queue_seconds",
+            "Wait for a slot, about 0 where one was free.",
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self._rejections = Counter(
+            "r1_rejections",
+            "Requests refused with 429 or 401, by reason.",
+            ("reason",),
+            registry=self.registry,
+        )
+        self._key_requests = Counter(
+            "r1_key_requests",
+            "Requests by key and outcome.",
+            ("key", "outcome"),
+            registry=self.registry,
+        )
+        self._key_tokens = Counter(
+            "r1_key_tokens", "Tokens by key and kind.", ("key", "kind"), registry=self.registry
+        )
         self.registry.register(ReplicaCollector(replicas))
 
     def _histogram(self, name: str, text: str) -> Histogram:
@@ -59,10 +87,25 @@ class Telemetry:
         self._duration.labels(preset).observe(watch.elapsed_s())
 
     def count(self, usage: Usage, preset: str) -> None:
-        self._tokens.labels(preset, "prompt").inc(usage.prompt_tokens)
-        self._tokens.labels(preset, "reasoning").inc(usage.reasoning_tokens)
+        self._count(self._tokens, preset, usage)
+
+    def _count(self, counter: Counter, label: str, usage: Usage) -> None:
+        counter.labels(label, "prompt").inc(usage.prompt_tokens)
+        counter.labels(label, "reasoning").inc(usage.reasoning_tokens)
         answer = max(0, usage.completion_tokens - usage.reasoning_tokens)
-        self._tokens.labels(preset, "answer").inc(answer)
+        counter.labels(label, "answer").inc(answer)
+
+    def admitted(self, waited_s: float) -> None:
+        """A request that got a slot after so long."""
+        self._queue_time.observe(waited_s)
+
+    def rejected(self, reason: str) -> None:
+        self._rejections.labels(reason).inc()
+
+    def count_key(self, key: str, outcome: str, usage: Usage) -> None:
+        """The end of a keyed request, by the key's name."""
+        self._key_requests.labels(key, outcome).inc()
+        self._count(self._key_tokens, key, usage)
 
     def failed_over(self, times: int) -> None:
         self._failovers.inc(times)
