@@ -153,10 +153,11 @@ def _router_runner(console: Console) -> Callable[[Settings], Coroutine[Any, Any,
 
 
 async def _router_alone(settings: Settings, console: Console) -> None:
-    from serve.launch import StopSignals
+    from serve.supervise import StopSignals, until_stopped
 
-    with StopSignals().installed():  # uvicorn raises its signal again at the end: not our death
-        await _router_runner(console)(settings)
+    signals = StopSignals()
+    with signals.installed():
+        await until_stopped(_router_runner(console)(settings), signals)
 
 
 def _find_machine() -> Machine:

@@ -11,12 +11,10 @@ import asyncio
 import contextlib
 import logging
 import os
-import signal
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -25,62 +23,17 @@ from serve.engine import EngineCommand, Machine, engine_command
 from serve.engine_faults import EngineStartError, explain
 from serve.engine_process import EngineLog, EngineProcess, check_port, free_port
 from serve.settings import EngineSettings, Settings
+from serve.supervise import Backoff, StopSignals, first_of, until_stopped
 
 log = logging.getLogger(__name__)
 
 RunRouter = Callable[[Settings], Awaitable[None]]
-"""Serves until a signal and returns after the drain."""
+"""Serves until cancelled and ends after the drain; one more cancel hurries it."""
 
 STARTUP_STOP_S = 3.0
 """An engine that is still starting has nothing to finish."""
 STOP_MARGIN_S = 15.0
 """On top of the drain: vLLM takes 2 to 7 s to end when idle (measured on 2 cores)."""
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
-class StopSignals:
-    """SIGTERM and Ctrl-C as events: the first asks to stop, one more asks to hurry."""
-
-    def __init__(self) -> None:
-        self.stop = asyncio.Event()
-        self.hurry = asyncio.Event()
-
-    @contextlib.contextmanager
-    def installed(self) -> Iterator[None]:
-        loop = asyncio.get_running_loop()
-        for number in SIGNALS:
-            loop.add_signal_handler(number, self._on_signal)
-        try:
-            yield
-        finally:
-            for number in SIGNALS:
-                loop.remove_signal_handler(number)
-
-    def _on_signal(self) -> None:
-        (self.hurry if self.stop.is_set() else self.stop).set()
-
-    async def settle(self) -> None:
-        """To be called after uvicorn has run: it raises the signals that it saw once more."""
-        await asyncio.sleep(0.05)
-        self.stop.set()
-        self.hurry.clear()
-
-
-class Backoff:
-    """How long to wait before the next start: doubling, capped, forgotten after a good run."""
-
-    def __init__(
-        self, first_s: float = 1.0, most_s: float = 60.0, good_run_s: float = 300.0
-    ) -> None:
-        self._first_s, self._most_s, self._good_run_s = first_s, most_s, good_run_s
-        self._next_s = first_s
-
-    def delay_s(self, ran_for_s: float) -> float:
-        """The wait after an engine that ran for `ran_for_s` has died."""
-        if ran_for_s >= self._good_run_s:
-            self._next_s = self._first_s
-        delay_s, self._next_s = self._next_s, min(2 * self._next_s, self._most_s)
-        return delay_s
 
 
 class EngineKeeper:
@@ -150,8 +103,7 @@ async def up(settings: Settings, machine: Machine, console: Console, run_router:
     with signals.installed():
         try:
             if await until_stopped(start_all(keepers, console), signals):
-                await serve_over(settings, keepers, run_router)
-                await signals.settle()
+                await until_stopped(serve_over(settings, keepers, run_router), signals)
         finally:
             await stop_all(keepers, signals, console)
 
@@ -248,23 +200,3 @@ async def stop_all(keepers: Sequence[EngineKeeper], signals: StopSignals, consol
         await stops
     for keeper in keepers:
         keeper.log.close()
-
-
-async def until_stopped(work: Awaitable[object], signals: StopSignals) -> bool:
-    """Whether `work` came to its end before a signal did; it is cancelled otherwise."""
-    task = asyncio.ensure_future(work)
-    stop = asyncio.create_task(signals.stop.wait())
-    await first_of(task, stop)
-    stop.cancel()
-    if task.done():
-        task.result()
-        return True
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError, EngineStartError):
-        await task
-    return False
-
-
-async def first_of(*futures: asyncio.Future[Any]) -> None:
-    """Returns when one of them is done; cancelling this leaves them running."""
-    await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)

@@ -17,6 +17,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from serve import sse
 from serve.admission import Gate
+from serve.drain import Drain
 from serve.errors import (
     FAILED,
     ClientGone,
@@ -96,8 +97,9 @@ class EngineResponse(Response, abc.ABC):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         outcome = "error"
         send = scope.get(SERVER_SEND, send)
+        drain: Drain = scope["app"].state.drain
         try:
-            with self.gate.slot():
+            with drain.reply(), self.gate.slot():
                 try:
                     async with DisconnectGuard(receive) as guard:
                         await self.run(send, guard)
@@ -107,7 +109,7 @@ class EngineResponse(Response, abc.ABC):
         except ClientGone:
             outcome = "client_gone"
         except ServeError as exc:
-            outcome = outcome_of(exc)
+            outcome = "error" if self.started else outcome_of(exc)
             if not self.started:
                 raise
             await send(body_part(sse.encode(exc.body()), more=False))

@@ -25,6 +25,7 @@ from serve.admission import Gate
 from serve.chat import ChatReply, make_head
 from serve.completion import CompletionReply
 from serve.describe import EngineInfo
+from serve.drain import Drain
 from serve.errors import (
     FAILED,
     BodyTooLarge,
@@ -120,7 +121,7 @@ def build_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
     )
     app.state.router = router
-    app.state.draining = False
+    app.state.drain = Drain()
     _add_error_handlers(app, router)
     _add_generation_routes(app, router)
     _add_information_routes(app, router)
@@ -190,8 +191,7 @@ def _add_information_routes(app: FastAPI, router: Router) -> None:
     @app.get("/ready")
     async def ready() -> dict[str, object]:
         """Can serve: at least one ready replica, and not draining."""
-        if app.state.draining:
-            raise NotReady("the router is draining", retry_after_s=1.0)
+        app.state.drain.refuse()
         if not router.replicas.ready:
             raise router.replicas.not_ready()
         return {"status": "ok", "replicas_ready": len(router.replicas.ready)}

@@ -19,8 +19,9 @@ from serve.console import Console
 from serve.engine import Machine
 from serve.engine_faults import EngineStartError
 from serve.engine_process import free_port, is_healthy
-from serve.launch import Backoff, up
+from serve.launch import up
 from serve.settings import EngineSettings, ServerSettings, Settings, config_dir
+from serve.supervise import Backoff
 from tests.conftest import ROOT, Program
 
 CPU = Machine(device="cpu", vllm_version="0.32.0")
