@@ -38,6 +38,9 @@ ConfigOption = Annotated[
     Path | None, typer.Option("--config", help="Settings file (TOML); docs/configuration.md.")
 ]
 HostOption = Annotated[str | None, typer.Option("--host", help="Address the router listens on.")]
+WorkersOption = Annotated[
+    int | None, typer.Option("--workers", min=1, help="Router processes on the one port.")
+]
 PortOption = Annotated[int | None, typer.Option("--port", help="The router's port; 0: a free one.")]
 ModelOption = Annotated[
     str | None, typer.Option("--model", help="Directory, or repository on the Hugging Face hub.")
@@ -58,6 +61,7 @@ def up(
     num_replicas: Annotated[
         int | None, typer.Option("--num-replicas", min=1, help="Engines to start.")
     ] = None,
+    workers: WorkersOption = None,
 ) -> None:
     """Start the engines and the router, and serve until Ctrl-C or SIGTERM.
 
@@ -70,7 +74,7 @@ def up(
 
         machine = _find_machine()
         settings = load_settings(config or config_dir() / f"{machine.device}.toml")
-        settings = _with_server(settings, host, port)
+        settings = _with_server(settings, host=host, port=port, workers=workers)
         engine = _with_model(settings.engine, model, served_name)
         engine = _replace(engine, num_replicas=num_replicas)
         settings = _validated(msgspec.structs.replace(settings, engine=engine))
@@ -117,17 +121,32 @@ def router(
     host: HostOption = None,
     port: PortOption = None,
     config: ConfigOption = None,
+    workers: WorkersOption = None,
 ) -> None:
     """Start the router alone over engines that run elsewhere (no vLLM needed here)."""
     console = Console()
     with _clear_errors():
-        settings = _with_server(load_settings(config), host, port)
+        settings = _with_server(load_settings(config), host=host, port=port, workers=workers)
         changed = _replace(settings.router, engine_urls=engine_url or None)
         settings = _validated(msgspec.structs.replace(settings, router=changed))
         if not changed.engine_urls:
             raise SettingsError("no engine: give --engine-url URL, or `router.engine_urls`")
         _configure_logging(console, settings)
         _run(_router_alone(settings, console))
+    raise typer.Exit(0)
+
+
+@app.command(hidden=True)
+def worker() -> None:
+    """One of several router processes; `--workers` starts it and tells it what to do."""
+    console = Console()
+    with _clear_errors():
+        from serve import workers
+
+        assignment = workers.read_assignment()
+        if assignment is not None:
+            _configure_logging(console, assignment.settings)
+            _run(workers.work(assignment))
     raise typer.Exit(0)
 
 
@@ -141,13 +160,16 @@ def version() -> None:
 
 def _router_runner(console: Console) -> Callable[[Settings], Coroutine[Any, Any, None]]:
     async def run_router(settings: Settings) -> None:
-        from serve import server
+        from serve import server, workers
         from serve.router import build_app
 
         def announce(url: str) -> None:
             console.line(f"Serving {settings.engine.served_name} at {url} (docs at {url}/docs).")
 
-        await server.run(build_app(settings), settings.server, on_started=announce)
+        if settings.server.workers == 1:
+            await server.run(build_app(settings), settings.server, on_started=announce)
+        else:
+            await workers.run(settings, on_started=announce)
 
     return run_router
 
@@ -170,8 +192,8 @@ def _find_machine() -> Machine:
     return machine
 
 
-def _with_server(settings: Settings, host: str | None, port: int | None) -> Settings:
-    return msgspec.structs.replace(settings, server=_replace(settings.server, host=host, port=port))
+def _with_server(settings: Settings, **changes: object) -> Settings:
+    return msgspec.structs.replace(settings, server=_replace(settings.server, **changes))
 
 
 def _with_model(engine: EngineSettings, model: str | None, name: str | None) -> EngineSettings:

@@ -50,14 +50,17 @@ from serve.response import SERVER_SEND, outcome_of
 from serve.settings import Settings, SettingsError
 from serve.strict import did_you_mean
 from serve.telemetry import Stopwatch, Telemetry
+from serve.worker import ALONE, Worker
 
 log = logging.getLogger(__name__)
+
+FIRST_LOOK_S = 2.0
 
 
 class Router:
     """The router's state: settings, presets, replicas, gate, telemetry."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, worker: Worker) -> None:
         self.settings = settings
         self.presets = self._read_presets()
         self.replicas = ReplicaSet(settings.router)
@@ -66,6 +69,7 @@ class Router:
             lambda: self.gate.num_in_flight,
             lambda: len(self.replicas.ready),
             len(self.replicas.replicas),
+            worker,
         )
 
     def reload_presets(self) -> None:
@@ -102,16 +106,18 @@ class _App(FastAPI):
         await super().__call__(scope, receive, send)
 
 
-def build_app(settings: Settings) -> FastAPI:
+def build_app(settings: Settings, worker: Worker = ALONE) -> FastAPI:
     """The router over `settings.router.engine_urls`. Raises `SettingsError`."""
-    router = Router(settings)
+    router = Router(settings, worker)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         loop = asyncio.get_running_loop()
         with contextlib.suppress(ValueError, NotImplementedError, RuntimeError):
             loop.add_signal_handler(signal.SIGHUP, router.reload_presets)
-        async with router.replicas.running():
+        async with router.replicas.running(), router.telemetry.running():
+            if worker.count > 1:
+                await _first_look(router.replicas)
             yield
 
     app = _App(
@@ -126,6 +132,14 @@ def build_app(settings: Settings) -> FastAPI:
     _add_generation_routes(app, router)
     _add_information_routes(app, router)
     return app
+
+
+async def _first_look(replicas: ReplicaSet) -> None:
+    """A worker must not listen before it can serve: others that can are behind the same port."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(FIRST_LOOK_S):
+            while not replicas.ready:  # noqa: ASYNC110  (replicas are watched, not waited for)
+                await asyncio.sleep(0.01)
 
 
 def _add_generation_routes(app: FastAPI, router: Router) -> None:
