@@ -1,56 +1,31 @@
-"""Metrics of the router (prefix `r1_`). Everything is observed per request, never per token.
-
-Several workers keep theirs in files of the shared directory (prometheus_client's multiprocess
-mode), so that each answers `/metrics` for all. A worker's files bear its index: one that was
-killed comes back to its old counters. Gauges are readings, taken when asked and, since the others
-may be asked as well, every `REFRESH_S`.
-"""
+"""Metrics of the router (prefix `r1_`). Everything is observed per request, never per token."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import os
 import time
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
-from typing import Literal
+from collections.abc import Callable, Iterable, Iterator
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    generate_latest,
-    values,
-)
-from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from serve.generation import Usage
+from serve.replicas import ReplicaSet
+from serve.shared_metrics import SharedMetrics
 from serve.worker import ALONE, Worker
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
 
-REFRESH_S = 0.5
-
-OverWorkers = Literal["livesum", "livemin", "livemax"]
-"""How one figure is made of the living workers' readings."""
-
-
 class Telemetry:
-    """One registry per app."""
+    """One registry per app. Gauges are collectors that read the state when asked: then they can be
+    told for several workers as well (`serve.shared_metrics`)."""
 
     def __init__(
-        self,
-        num_in_flight: Callable[[], int],
-        num_ready: Callable[[], int],
-        num_replicas: int,
-        worker: Worker = ALONE,
+        self, num_in_flight: Callable[[], int], replicas: ReplicaSet, worker: Worker = ALONE
     ) -> None:
-        self._worker = worker
         self.registry = CollectorRegistry()
-        self._readings: list[tuple[Gauge, Callable[[], float]]] = []
         self._requests = Counter(
             "r1_requests",
             "Requests by route, preset and outcome.",
@@ -70,13 +45,12 @@ class Telemetry:
             "r1_time_to_first_answer_seconds", "Request to first text of the answer."
         )
         self._duration = self._histogram("r1_request_seconds", "Request to last byte.")
-        self._gauge("r1_in_flight", "Requests running now.", num_in_flight, "livesum")
-        self._gauge("r1_replicas_ready", "Replicas in rotation.", num_ready, "livemin")
-        self._gauge("r1_replicas", "Replicas configured.", lambda: num_replicas, "livemax")
-
-    def _gauge(self, name: str, text: str, read: Callable[[], float], mode: OverWorkers) -> None:
-        gauge = Gauge(name, text, registry=self.registry, multiprocess_mode=mode)
-        self._readings.append((gauge, read))
+        in_flight = GaugeCollector("r1_in_flight", "Requests running now.", num_in_flight)
+        collectors = [in_flight, ReplicaCollector(replicas)]
+        self._shared = SharedMetrics(worker, collectors) if worker.directory else None
+        if self._shared is None:
+            for collector in collectors:
+                self.registry.register(collector)
 
     def _histogram(self, name: str, text: str) -> Histogram:
         return Histogram(name, text, ("preset",), buckets=_SECONDS, registry=self.registry)
@@ -98,57 +72,59 @@ class Telemetry:
 
     def exposition(self) -> bytes:
         """Prometheus' text format; with several workers, of all of them."""
-        self._read_gauges()
-        if self._worker.directory is None:
-            return generate_latest(self.registry)
-        registry = CollectorRegistry()
-        directory = str(_metrics_dir(self._worker.directory))
-        MultiProcessCollector(registry, directory)  # type: ignore[no-untyped-call]
-        return generate_latest(registry)
+        return generate_latest(self._shared.registry() if self._shared else self.registry)
 
-    @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        """Keeps the gauges fresh that other workers show."""
-        if self._worker.directory is None:
-            yield
-            return
-        refreshing = asyncio.create_task(self._refresh())
-        try:
-            yield
-        finally:
-            refreshing.cancel()
-
-    async def _refresh(self) -> None:
-        while True:
-            self._read_gauges()
-            await asyncio.sleep(REFRESH_S)
-
-    def _read_gauges(self) -> None:
-        for gauge, read in self._readings:
-            gauge.set(read())
+    def running(self) -> contextlib.AbstractAsyncContextManager[None]:
+        """While inside, other workers are kept told."""
+        return self._shared.running() if self._shared else contextlib.nullcontext()
 
 
-def share_metrics(worker: Worker) -> None:
-    """To be called before the first `Telemetry` of a worker's process: prometheus_client knows
-    one mode per process."""
-    if worker.directory is None:
-        return
-    directory = _metrics_dir(worker.directory)
-    directory.mkdir(exist_ok=True)
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(directory)
-    by_index = values.MultiProcessValue(lambda: worker.index)  # type: ignore[no-untyped-call]
-    values.ValueClass = by_index
+class GaugeCollector(Collector):
+    def __init__(self, name: str, text: str, read: Callable[[], int]) -> None:
+        self._name, self._text, self._read = name, text, read
+
+    def collect(self) -> Iterator[Metric]:
+        yield _gauge(self._name, self._text, {(): self._read()})
 
 
-def forget_gauges(worker: Worker) -> None:
-    """Takes a dead worker's readings out of the figures; its counters stay."""
-    if worker.directory is not None:
-        directory = str(_metrics_dir(worker.directory))
-        mark_process_dead(worker.index, directory)  # type: ignore[no-untyped-call]
+class ReplicaCollector(Collector):
+    """What the set of replicas is like when asked, so that one that left leaves no series."""
+
+    def __init__(self, replicas: ReplicaSet) -> None:
+        self._set = replicas
+
+    def collect(self) -> Iterator[Metric]:
+        here = self._set.replicas
+        leaving = [it for it in self._set.leaving if it.url not in {other.url for other in here}]
+        yield _gauge("r1_replicas", "Replicas known.", {(): len(here)})
+        yield _gauge("r1_replicas_ready", "Replicas in rotation.", {(): len(self._set.ready)})
+        up: _Values = {(it.url,): int(it.ready) for it in (*here, *leaving)}
+        yield _gauge("r1_replica_up", "1: in rotation.", up, ("replica",))
+        in_flight: _Values = {(it.url,): it.num_in_flight for it in (*here, *leaving)}
+        yield _gauge("r1_replica_in_flight", "Requests on a replica.", in_flight, ("replica",))
+        ejections = CounterMetricFamily(
+            "r1_replica_ejections", "Times taken out, by reason.", labels=("replica", "reason")
+        )
+        for replica in here:
+            for reason, count in replica.num_ejections.items():
+                ejections.add_metric((replica.url, reason), count)
+        yield ejections
+        retries = CounterMetricFamily(
+            "r1_retries", "Requests sent to another replica, by reason.", labels=("reason",)
+        )
+        for reason, count in self._set.num_retries.items():
+            retries.add_metric((reason,), count)
+        yield retries
 
 
-def _metrics_dir(directory: str) -> Path:
-    return Path(directory, "metrics")
+_Values = dict[tuple[str, ...], int]
+
+
+def _gauge(name: str, text: str, values: _Values, labels: Iterable[str] = ()) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(name, text, labels=list(labels))
+    for names, value in values.items():
+        family.add_metric(names, value)
+    return family
 
 
 class Stopwatch:

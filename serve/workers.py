@@ -26,8 +26,8 @@ from serve.router import build_app
 from serve.server import LAST_WORDS_S, ServerError, bind, url_of
 from serve.server import run as run_server
 from serve.settings import Settings
+from serve.shared_metrics import forget_readings, share_metrics
 from serve.supervise import Backoff, StopSignals, until_stopped
-from serve.telemetry import forget_gauges, share_metrics
 from serve.worker import Worker
 
 log = logging.getLogger(__name__)
@@ -104,7 +104,7 @@ class WorkerKeeper:
         while self._process is not None:
             status = await self._process.wait()
             self._listens = False
-            forget_gauges(self._worker)
+            forget_readings(self._worker)
             delay_s = self._backoff.delay_s(time.monotonic() - self._started_at)
             log.error(
                 "worker %d ended (status %d). Restart in %.2g s.",
