@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import shlex
+import signal
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -79,15 +81,35 @@ def up(
     with _clear_errors():
         from serve import launch
 
-        machine = _find_machine()
-        settings = load_settings(config or config_dir() / f"{machine.device}.toml")
-        settings = _with_server(settings, host=host, port=port, workers=workers)
-        engine = _with_model(settings.engine, model, served_name)
-        engine = _replace(engine, num_replicas=num_replicas)
-        settings = _validated(msgspec.structs.replace(settings, engine=engine))
+        def read() -> tuple[Settings, Machine]:
+            machine = _find_machine()
+            settings = _settings_for(machine, config)
+            settings = _with_server(settings, host=host, port=port, workers=workers)
+            engine = _with_model(settings.engine, model, served_name)
+            engine = _replace(engine, num_replicas=num_replicas)
+            return _validated(msgspec.structs.replace(settings, engine=engine)), machine
+
+        settings, machine = read()
         _configure_logging(console, settings)
-        _run(launch.up(settings, machine, console, _router_runner(console)))
+        _run(launch.up(settings, machine, console, _router_runner(console), read))
     raise typer.Exit(0)
+
+
+@app.command()
+def restart(
+    config: ConfigOption = None,
+    port: Annotated[
+        int | None, typer.Option("--port", help="The router's port, where several `up` run.")
+    ] = None,
+) -> None:
+    """Let the running `up` restart its engines one by one, with the settings read again."""
+    with _clear_errors():
+        from serve import running
+        from serve.launch import log_dir
+
+        found = running.find(log_dir(_settings_for(_find_machine(), config).engine), port)
+        os.kill(found.pid, signal.SIGUSR1)
+        typer.echo(f"Asked pid {found.pid} to restart its engines; it tells how that goes.")
 
 
 @app.command()
@@ -106,7 +128,7 @@ def engine(
         from serve import launch
 
         machine = _find_machine()
-        settings = load_settings(config or config_dir() / f"{machine.device}.toml")
+        settings = _settings_for(machine, config)
         changed = _with_model(settings.engine, model, served_name)
         changed = _replace(changed, port=port, num_replicas=1)
         settings = _validated(msgspec.structs.replace(settings, engine=changed))
@@ -207,6 +229,10 @@ def _find_machine() -> Machine:
     return machine
 
 
+def _settings_for(machine: Machine, config: Path | None) -> Settings:
+    return load_settings(config or config_dir() / f"{machine.device}.toml")
+
+
 def _with_server(settings: Settings, **changes: object) -> Settings:
     return msgspec.structs.replace(settings, server=_replace(settings.server, **changes))
 
@@ -259,6 +285,7 @@ def _run(main: Coroutine[Any, Any, None]) -> None:
 def _clear_errors() -> Iterator[None]:
     """Errors that a person can mend: a sentence and an exit status, no traceback."""
     from serve.engine_faults import EngineStartError
+    from serve.running import NotRunning
     from serve.server import ServerError
 
     try:
@@ -266,6 +293,6 @@ def _clear_errors() -> Iterator[None]:
     except SettingsError as exc:
         typer.echo(f"r1-serve: {exc}", err=True)
         raise typer.Exit(2) from None
-    except (EngineStartError, ServerError) as exc:
+    except (EngineStartError, NotRunning, ServerError) as exc:
         typer.echo(f"r1-serve: {exc}", err=True)
         raise typer.Exit(1) from None
