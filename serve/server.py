@@ -26,6 +26,8 @@ KEEP_ALIVE_S = 75
 """Longer than common load balancers' 60 s, so that they close idle connections first."""
 LAST_WORDS_S = 5
 """After the drain's limit: for the error events to reach clients that read slowly."""
+LAST_CALL_S = 1
+"""Clients ask again the moment their reply ends, which is when the drain does."""
 POLL_S = 0.02
 
 
@@ -108,14 +110,17 @@ class _Server(uvicorn.Server):
         finally:
             if num_cut := self._drain.expire():
                 log.warning("replies cut short: %d", num_cut)
+            await self._last_call()
             await super().shutdown(sockets)
 
     def _see_clients_off(self) -> None:
-        """Idle connections are closed; the others, and those yet to come, after one reply."""
+        """Idle connections are closed; the others, and those yet to come, after a reply that says
+        so in its head."""
         self.server_state.default_headers = [(b"connection", b"close")]
         for connection in list(self.server_state.connections):
-            fresh = isinstance(connection, HttpToolsProtocol) and connection.cycle is None
-            if not fresh:  # its first request may be on the way
+            if isinstance(connection, HttpToolsProtocol) and _awaits_another(connection):
+                connection.timeout_keep_alive = LAST_CALL_S
+            else:
                 connection.shutdown()
 
     async def _all_answered(self) -> None:
@@ -125,6 +130,21 @@ class _Server(uvicorn.Server):
             state.tasks or any(_is_flushing(connection) for connection in state.connections)
         ):
             await asyncio.sleep(POLL_S)
+
+    async def _last_call(self) -> None:
+        """Those who are still connected may ask, and are sent elsewhere."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_CALL_S):
+                while self.server_state.connections:  # noqa: ASYNC110  (as above)
+                    await asyncio.sleep(POLL_S)
+
+
+def _awaits_another(connection: HttpToolsProtocol) -> bool:
+    """Whether the client can't know yet that it must not ask (again) on this connection: it has
+    just connected, or the head of its reply has gone out. To close on it would break its next
+    request, which may be on the way."""
+    cycle = connection.cycle
+    return cycle is None or (cycle.response_started and not cycle.response_complete)
 
 
 def _is_flushing(connection: asyncio.BaseProtocol) -> bool:

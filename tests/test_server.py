@@ -75,6 +75,30 @@ async def eventually_ready(client: httpx.AsyncClient, status: int = 200) -> None
         await asyncio.sleep(0.01)
 
 
+async def test_a_client_that_asks_again_after_its_stream_is_sent_away_not_cut_off() -> None:
+    """The stream's head went out before the drain, so the client takes its connection for one
+    that lives on; its next request there is answered with 503."""
+    limits = httpx.Limits(max_connections=1)
+    async with (
+        StandInEngine(Options(step_ms=5)) as engine,
+        running_router(engine.url) as router,
+        httpx.AsyncClient(base_url=router.url, limits=limits) as client,
+    ):
+        body = {"messages": [{"role": "user", "content": script(think=100, answer="end")}]}
+        async with client.stream(
+            "POST", "/v1/chat/completions", json=body | {"stream": True}
+        ) as stream:
+            router.drain()
+            async with httpx.AsyncClient(base_url=router.url) as other:
+                await eventually_ready(other, 503)
+            text = "".join([part async for part in stream.aiter_text()])
+        assert text.endswith("data: [DONE]\n\n")
+        assert "connection" not in stream.headers
+        again = await client.post("/v1/chat/completions", json=CHAT)
+        assert again.status_code == 503
+        assert again.headers["connection"] == "close"
+
+
 async def test_at_the_drains_limit_a_stream_ends_with_an_error_event() -> None:
     """Not a cut connection: the event is OpenAI's error and the body is complete."""
     async with stalled(0.2, stream=True) as (router, reply):
