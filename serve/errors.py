@@ -127,6 +127,12 @@ class NotReady(ServeError):
     code = "engine_not_ready"
 
 
+class ShuttingDown(NotReady):
+    """The router is leaving: refused, or cut short at the drain's limit."""
+
+    code = "shutting_down"
+
+
 class UpstreamError(ServeError):
     """The engine failed: it refused, broke off or answered what could not be understood."""
 

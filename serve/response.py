@@ -17,6 +17,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from serve import sse
 from serve.admission import Admission
+from serve.drain import Drain
 from serve.errors import (
     FAILED,
     ClientGone,
@@ -109,17 +110,19 @@ class EngineResponse(Response, abc.ABC):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         outcome = "error"
         send = scope.get(SERVER_SEND, send)
+        drain: Drain = scope["app"].state.drain
         try:
-            async with DisconnectGuard(receive) as guard, self.admission:
-                try:
-                    await self.run(send, guard)
-                finally:
-                    self.close()
+            with drain.reply():
+                async with DisconnectGuard(receive) as guard, self.admission:
+                    try:
+                        await self.run(send, guard)
+                    finally:
+                        self.close()
             outcome = "ok"
         except ClientGone:
             outcome = "client_gone"
         except ServeError as exc:
-            outcome = outcome_of(exc)
+            outcome = "error" if self.started else outcome_of(exc)
             if isinstance(exc, TooManyRequests):
                 self.telemetry.rejected(exc.reason)
             if not self.started:

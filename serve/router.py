@@ -26,6 +26,7 @@ from serve.admission import Gate
 from serve.chat import ChatReply, make_head
 from serve.completion import CompletionReply
 from serve.describe import EngineInfo
+from serve.drain import Drain
 from serve.errors import (
     FAILED,
     BodyTooLarge,
@@ -53,15 +54,19 @@ from serve.settings import Settings, SettingsError
 from serve.shared import Shared
 from serve.strict import did_you_mean
 from serve.telemetry import Stopwatch, Telemetry
+from serve.worker import ALONE, Worker
 
 log = logging.getLogger(__name__)
+
+FIRST_LOOK_S = 2.0
 
 
 class Router:
     """The router's state: settings, presets, keys, replicas, gate, telemetry."""
 
-    def __init__(self, settings: Settings, shared: Shared) -> None:
+    def __init__(self, settings: Settings, worker: Worker) -> None:
         self.settings = settings
+        shared = Shared(worker)
         self.presets = self._read_presets()
         self.replicas = ReplicaSet(settings.router)
         self.gate = Gate(
@@ -74,7 +79,7 @@ class Router:
         keys_file = settings.server.keys_file
         self.keys = KeyRing(Path(keys_file), shared) if keys_file is not None else None
         self.telemetry = Telemetry(
-            lambda: self.gate.num_in_flight, lambda: self.gate.num_queued, self.replicas
+            lambda: self.gate.num_in_flight, lambda: self.gate.num_queued, self.replicas, worker
         )
 
     def reload(self) -> None:
@@ -123,10 +128,9 @@ class _App(FastAPI):
             await super().__call__(scope, receive, send)
 
 
-def build_app(settings: Settings, shared: Shared | None = None) -> FastAPI:
-    """The router over the engines that `settings.router` names; `shared` makes it one of several
-    workers. Raises `SettingsError`."""
-    router = Router(settings, Shared() if shared is None else shared)
+def build_app(settings: Settings, worker: Worker = ALONE) -> FastAPI:
+    """The router over the engines that `settings.router` names. Raises `SettingsError`."""
+    router = Router(settings, worker)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -134,7 +138,9 @@ def build_app(settings: Settings, shared: Shared | None = None) -> FastAPI:
         with contextlib.suppress(ValueError, NotImplementedError, RuntimeError):
             loop.add_signal_handler(signal.SIGHUP, router.reload)
         watching = router.keys.watching() if router.keys else contextlib.nullcontext()
-        async with watching, router.replicas.running():
+        async with watching, router.replicas.running(), router.telemetry.running():
+            if worker.count > 1:
+                await _first_look(router.replicas)
             yield
 
     app = _App(
@@ -144,11 +150,19 @@ def build_app(settings: Settings, shared: Shared | None = None) -> FastAPI:
         lifespan=lifespan,
     )
     app.state.router = router
-    app.state.draining = False
+    app.state.drain = Drain()
     _add_error_handlers(app, router)
     _add_generation_routes(app, router)
     _add_information_routes(app, router)
     return app
+
+
+async def _first_look(replicas: ReplicaSet) -> None:
+    """A worker must not listen before it can serve: others that can are behind the same port."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(FIRST_LOOK_S):
+            while not replicas.ready:  # noqa: ASYNC110  (replicas are watched, not waited for)
+                await asyncio.sleep(0.01)
 
 
 def _add_generation_routes(app: FastAPI, router: Router) -> None:
@@ -220,8 +234,7 @@ def _add_information_routes(app: FastAPI, router: Router) -> None:
     @app.get("/ready")
     async def ready() -> dict[str, object]:
         """Can serve: at least one ready replica, and not draining."""
-        if app.state.draining:
-            raise NotReady("the router is draining", retry_after_s=1.0)
+        app.state.drain.refuse()
         if not router.replicas.ready:
             raise router.replicas.not_ready()
         return {"status": "ok", "replicas_ready": len(router.replicas.ready)}

@@ -31,6 +31,8 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     host: str = "127.0.0.1"
     port: Port = 8000
+    workers: PositiveInt = 1
+    """Router processes on the one port."""
     max_body_bytes: PositiveInt = 4 * 1024 * 1024
     drain_timeout_s: Seconds = 60.0
     keys_file: str | None = None

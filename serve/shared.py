@@ -14,6 +14,8 @@ import os
 from array import array
 from pathlib import Path
 
+from serve.worker import ALONE, Worker
+
 RUNNING, QUEUED, REQUESTS, TOKENS = range(4)
 """Columns. The first two are gauges, the others only grow (but for a refund)."""
 NUM_COLUMNS = 4
@@ -53,19 +55,10 @@ class Counters:
 
 
 class Shared:
-    """Where a worker gets its counters. `directory` is None for a router that is one process, else
-    one directory for all `num_workers` workers of a run, of which this is number `worker`."""
+    """Where a worker gets its counters."""
 
-    def __init__(
-        self, directory: Path | None = None, worker: int = 0, num_workers: int = 1
-    ) -> None:
-        if not 0 <= worker < num_workers:
-            raise ValueError(f"worker {worker} is not one of {num_workers}")
-        if directory is None and num_workers > 1:
-            raise ValueError(f"{num_workers} workers need a directory to share")
-        self._directory = directory
+    def __init__(self, worker: Worker = ALONE) -> None:
         self._worker = worker
-        self._num_workers = num_workers
 
     def counters(self, subject: str) -> Counters:
         """The counters of `subject`, a name fit for a file.
@@ -73,12 +66,14 @@ class Shared:
         The gauges of this worker's row begin at zero: what it held before it died, if it did, is
         gone. What only grows goes on from where it was.
         """
-        if self._directory is None:
+        worker = self._worker
+        if worker.directory is None:
             return Counters.alone()
-        cells = _map(self._directory / subject, self._num_workers * NUM_COLUMNS * _CELL_BYTES)
+        path = Path(worker.directory, subject)
+        cells = _map(path, worker.count * NUM_COLUMNS * _CELL_BYTES)
         for column in _GAUGES:
-            cells[self._worker * NUM_COLUMNS + column] = 0
-        return Counters(cells, self._worker, self._num_workers)
+            cells[worker.index * NUM_COLUMNS + column] = 0
+        return Counters(cells, worker.index, worker.count)
 
 
 def _map(path: Path, size: int) -> memoryview[int]:
