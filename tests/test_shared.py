@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from serve.shared import REQUESTS, RUNNING, Shared
+from serve.worker import Worker
 from tests.conftest import ROOT
 
 WORKER = """
