@@ -23,6 +23,8 @@ import uvloop
 from serve import __version__
 from serve.console import Console, ConsoleHandler
 from serve.engine import Machine, engine_command, find_machine
+from serve.key_commands import key_app
+from serve.keys import check_exposure
 from serve.settings import (
     EngineSettings,
     RouterSettings,
@@ -42,6 +44,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(key_app, name="key")
 
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", help="Settings file (TOML); docs/configuration.md.")
@@ -234,7 +237,9 @@ def _settings_for(machine: Machine, config: Path | None) -> Settings:
 
 
 def _with_server(settings: Settings, **changes: object) -> Settings:
-    return msgspec.structs.replace(settings, server=_replace(settings.server, **changes))
+    server = _replace(settings.server, **changes)
+    check_exposure(server)
+    return msgspec.structs.replace(settings, server=server)
 
 
 def _with_engines(

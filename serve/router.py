@@ -21,6 +21,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from serve import __version__
+from serve.access import authenticate, claim_of
 from serve.admission import Gate
 from serve.chat import ChatReply, make_head
 from serve.completion import CompletionReply
@@ -29,12 +30,14 @@ from serve.drain import Drain
 from serve.errors import (
     FAILED,
     BodyTooLarge,
+    InvalidKey,
     MethodNotAllowed,
     NotReady,
     RouteNotFound,
     ServeError,
 )
 from serve.generation import Generation
+from serve.keys import KeyRing
 from serve.openapi import CHAT_SCHEMA, COMPLETION_SCHEMA, TOKENIZE_SCHEMA
 from serve.presets import (
     PresetBook,
@@ -48,6 +51,7 @@ from serve.protocol import parse_chat, parse_completion, parse_json, parse_token
 from serve.replicas import ReplicaSet
 from serve.response import SERVER_SEND, outcome_of
 from serve.settings import Settings, SettingsError
+from serve.shared import Shared
 from serve.strict import did_you_mean
 from serve.telemetry import Stopwatch, Telemetry
 from serve.worker import ALONE, Worker
@@ -58,14 +62,31 @@ FIRST_LOOK_S = 2.0
 
 
 class Router:
-    """The router's state: settings, presets, replicas, gate, telemetry."""
+    """The router's state: settings, presets, keys, replicas, gate, telemetry."""
 
     def __init__(self, settings: Settings, worker: Worker) -> None:
+        shared = _shared_limits(worker)
         self.settings = settings
         self.presets = self._read_presets()
         self.replicas = ReplicaSet(settings.router)
-        self.gate = Gate(settings.router.max_in_flight)
-        self.telemetry = Telemetry(lambda: self.gate.num_in_flight, self.replicas, worker)
+        self.gate = Gate(
+            settings.router.max_in_flight,
+            max_queued=settings.router.max_queued,
+            queue_timeout_s=settings.router.queue_timeout_s,
+            counters=shared.counters("gate"),
+            replica_capacity=lambda: self.replicas.capacity,
+        )
+        keys_file = settings.server.keys_file
+        self.keys = KeyRing(Path(keys_file), shared) if keys_file is not None else None
+        self.telemetry = Telemetry(
+            lambda: self.gate.num_in_flight, lambda: self.gate.num_queued, self.replicas, worker
+        )
+
+    def reload(self) -> None:
+        """Reads presets and keys again, whether they changed or not."""
+        self.reload_presets()
+        if self.keys is not None:
+            self.keys.reload()
 
     def reload_presets(self) -> None:
         """Reads the presets again; a broken file is reported and the old presets stay."""
@@ -95,22 +116,39 @@ class Router:
         return models[name], named or self.settings.router.default_preset
 
 
+def _shared_limits(worker: Worker) -> Shared:
+    if worker.directory is None:
+        return Shared()
+    directory = Path(worker.directory, "limits")
+    directory.mkdir(exist_ok=True)
+    return Shared(directory, worker.index, worker.count)
+
+
 class _App(FastAPI):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope[SERVER_SEND] = send
-        await super().__call__(scope, receive, send)
+        scope["app"] = self
+        try:
+            authenticate(scope, self.state.router.keys)
+        except InvalidKey as exc:
+            self.state.router.telemetry.rejected("invalid_key")
+            await error_reply(exc)(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
 
 
 def build_app(settings: Settings, worker: Worker = ALONE) -> FastAPI:
-    """The router over the engines that `settings.router` names. Raises `SettingsError`."""
+    """The router over the engines that `settings.router` names; `worker` makes it one of several.
+    Raises `SettingsError`."""
     router = Router(settings, worker)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         loop = asyncio.get_running_loop()
         with contextlib.suppress(ValueError, NotImplementedError, RuntimeError):
-            loop.add_signal_handler(signal.SIGHUP, router.reload_presets)
-        async with router.replicas.running(), router.telemetry.running():
+            loop.add_signal_handler(signal.SIGHUP, router.reload)
+        watching = router.keys.watching() if router.keys else contextlib.nullcontext()
+        async with watching, router.replicas.running(), router.telemetry.running():
             if worker.count > 1:
                 await _first_look(router.replicas)
             yield
@@ -143,7 +181,8 @@ def _add_generation_routes(app: FastAPI, router: Router) -> None:
     @app.post("/v1/chat/completions", openapi_extra=CHAT_SCHEMA)
     async def chat(request: Request) -> Response:
         watch = Stopwatch()
-        data = parse_json(await read_body(request, settings.server.max_body_bytes))
+        body = await read_body(request, settings.server.max_body_bytes)
+        data = parse_json(body)
         chat_request = parse_chat(data)
         info, preset = router.resolve(chat_request.model, chat_request.preset)
         plan = plan_chat(
@@ -155,12 +194,14 @@ def _add_generation_routes(app: FastAPI, router: Router) -> None:
             book=router.presets,
             merge_system=settings.router.merge_system_message,
         )
+        admission = router.gate.admit(claim_of(request.scope, body, chat_request))
+        set_priority(plan.body, admission.claim.priority)
         request_id = f"chatcmpl-{uuid.uuid4().hex}"
         return ChatReply(
             plan,
             Generation(plan, router.replicas, request_id),
             make_head(request_id, plan.model, list(settings.router.reasoning_fields)),
-            gate=router.gate,
+            admission=admission,
             telemetry=router.telemetry,
             watch=watch,
         )
@@ -168,11 +209,14 @@ def _add_generation_routes(app: FastAPI, router: Router) -> None:
     @app.post("/v1/completions", openapi_extra=COMPLETION_SCHEMA)
     async def completions(request: Request) -> Response:
         watch = Stopwatch()
-        data = parse_json(await read_body(request, settings.server.max_body_bytes))
+        body = await read_body(request, settings.server.max_body_bytes)
+        data = parse_json(body)
         completion = parse_completion(data)
         info, _ = router.resolve(completion.model, None)
-        body = plan_completion(completion, data, model=info.model)
-        return CompletionReply(body, router.replicas, router.gate, router.telemetry, watch)
+        plan = plan_completion(completion, data, model=info.model)
+        admission = router.gate.admit(claim_of(request.scope, body, completion))
+        set_priority(plan, admission.claim.priority)
+        return CompletionReply(plan, router.replicas, admission, router.telemetry, watch)
 
     @app.post("/tokenize", openapi_extra=TOKENIZE_SCHEMA)
     async def tokenize(request: Request) -> Response:
@@ -275,6 +319,14 @@ def _add_error_handlers(app: FastAPI, router: Router) -> None:
     async def unexpected(request: Request, exc: Exception) -> Response:
         log.error("unexpected error on %s", request.url.path, exc_info=exc)
         return error_reply(ServeError(FAILED))
+
+
+def set_priority(body: dict[str, object], priority: int) -> None:
+    """In the engine's body, where it isn't the usual one: vLLM's documentation lets an engine
+    without priority scheduling refuse any other than 0."""
+    body.pop("priority", None)
+    if priority != 0:
+        body["priority"] = priority
 
 
 def error_reply(error: ServeError) -> Response:

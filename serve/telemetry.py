@@ -23,7 +23,11 @@ class Telemetry:
     told for several workers as well (`serve.shared_metrics`)."""
 
     def __init__(
-        self, num_in_flight: Callable[[], int], replicas: ReplicaSet, worker: Worker = ALONE
+        self,
+        num_in_flight: Callable[[], int],
+        num_queued: Callable[[], int],
+        replicas: ReplicaSet,
+        worker: Worker = ALONE,
     ) -> None:
         self.registry = CollectorRegistry()
         self._requests = Counter(
@@ -45,8 +49,35 @@ class Telemetry:
             "r1_time_to_first_answer_seconds", "Request to first text of the answer."
         )
         self._duration = self._histogram("r1_request_seconds", "Request to last byte.")
-        in_flight = GaugeCollector("r1_in_flight", "Requests running now.", num_in_flight)
-        collectors = [in_flight, ReplicaCollector(replicas)]
+        self._failovers = Counter(
+            "r1_failovers", "Times a reply had to go on on another engine.", registry=self.registry
+        )
+        self._queue_time = Histogram(
+            "r1_queue_seconds",
+            "Wait for a slot, about 0 where one was free.",
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self._rejections = Counter(
+            "r1_rejections",
+            "Requests refused with 429 or 401, by reason.",
+            ("reason",),
+            registry=self.registry,
+        )
+        self._key_requests = Counter(
+            "r1_key_requests",
+            "Requests by key and outcome.",
+            ("key", "outcome"),
+            registry=self.registry,
+        )
+        self._key_tokens = Counter(
+            "r1_key_tokens", "Tokens by key and kind.", ("key", "kind"), registry=self.registry
+        )
+        collectors = [
+            GaugeCollector("r1_in_flight", "Requests running now.", num_in_flight),
+            GaugeCollector("r1_queue_depth", "Requests waiting for a slot.", num_queued),
+            ReplicaCollector(replicas),
+        ]
         self._shared = SharedMetrics(worker, collectors) if worker.directory else None
         if self._shared is None:
             for collector in collectors:
@@ -65,10 +96,28 @@ class Telemetry:
         self._duration.labels(preset).observe(watch.elapsed_s())
 
     def count(self, usage: Usage, preset: str) -> None:
-        self._tokens.labels(preset, "prompt").inc(usage.prompt_tokens)
-        self._tokens.labels(preset, "reasoning").inc(usage.reasoning_tokens)
+        self._count(self._tokens, preset, usage)
+
+    def _count(self, counter: Counter, label: str, usage: Usage) -> None:
+        counter.labels(label, "prompt").inc(usage.prompt_tokens)
+        counter.labels(label, "reasoning").inc(usage.reasoning_tokens)
         answer = max(0, usage.completion_tokens - usage.reasoning_tokens)
-        self._tokens.labels(preset, "answer").inc(answer)
+        counter.labels(label, "answer").inc(answer)
+
+    def admitted(self, waited_s: float) -> None:
+        """A request that got a slot after so long."""
+        self._queue_time.observe(waited_s)
+
+    def rejected(self, reason: str) -> None:
+        self._rejections.labels(reason).inc()
+
+    def count_key(self, key: str, outcome: str, usage: Usage) -> None:
+        """The end of a keyed request, by the key's name."""
+        self._key_requests.labels(key, outcome).inc()
+        self._count(self._key_tokens, key, usage)
+
+    def failed_over(self, times: int) -> None:
+        self._failovers.inc(times)
 
     def exposition(self) -> bytes:
         """Prometheus' text format; with several workers, of all of them."""
