@@ -116,9 +116,18 @@ class Router:
         return models[name], named or self.settings.router.default_preset
 
 
+def _shared_limits(worker: Worker) -> Shared:
+    if worker.directory is None:
+        return Shared()
+    directory = Path(worker.directory, "limits")
+    directory.mkdir(exist_ok=True)
+    return Shared(directory, worker.index, worker.count)
+
+
 class _App(FastAPI):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope[SERVER_SEND] = send
+        scope["app"] = self
         try:
             authenticate(scope, self.state.router.keys)
         except InvalidKey as exc:
@@ -129,7 +138,8 @@ class _App(FastAPI):
 
 
 def build_app(settings: Settings, worker: Worker = ALONE) -> FastAPI:
-    """The router over the engines that `settings.router` names. Raises `SettingsError`."""
+    """The router over the engines that `settings.router` names; `worker` makes it one of several.
+    Raises `SettingsError`."""
     router = Router(settings, worker)
 
     @contextlib.asynccontextmanager

@@ -219,3 +219,21 @@ def test_a_worker_that_can_not_start_ends_all(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "none.toml: No such file" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+async def test_the_limit_is_one_for_all_workers(engine: StandInEngine, tmp_path: Path) -> None:
+    """Four slots, whoever takes them; the other chats are told to come back."""
+    config = tmp_path / "t.toml"
+    config.write_text("[router]\nmax_in_flight = 4\nmax_queued = 0\n")
+    text = "script:" + json.dumps({"fault": {"kind": "stall", "after": 2}})
+    async with workers(engine, "--config", str(config)) as running:
+        chats = {
+            asyncio.create_task(running.chat(text, stream=True)) for _ in range(NUM_CONNECTIONS)
+        }
+        await eventually(lambda: sum(chat.done() for chat in chats) == NUM_CONNECTIONS - 4)
+        assert len(engine.running) == 4
+        assert {chat.result().status_code for chat in chats if chat.done()} == {429}
+        for chat in chats:
+            chat.cancel()
+        await asyncio.gather(*chats, return_exceptions=True)
+        await eventually(lambda: not engine.running)
