@@ -116,14 +116,6 @@ class Router:
         return models[name], named or self.settings.router.default_preset
 
 
-def _shared_limits(worker: Worker) -> Shared:
-    if worker.directory is None:
-        return Shared()
-    directory = Path(worker.directory, "limits")
-    directory.mkdir(exist_ok=True)
-    return Shared(directory, worker.index, worker.count)
-
-
 class _App(FastAPI):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope[SERVER_SEND] = send

@@ -69,7 +69,8 @@ class Shared:
         worker = self._worker
         if worker.directory is None:
             return Counters.alone()
-        path = Path(worker.directory, subject)
+        path = Path(worker.directory, "limits", subject)
+        path.parent.mkdir(exist_ok=True)
         cells = _map(path, worker.count * NUM_COLUMNS * _CELL_BYTES)
         for column in _GAUGES:
             cells[worker.index * NUM_COLUMNS + column] = 0
