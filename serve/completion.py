@@ -31,13 +31,19 @@ class Meter:
 
     def __init__(self, body: dict[str, object]) -> None:
         """Changes `body`, the engine's."""
-        self.usage = Usage()
-        self._decoder = SSEDecoder()
+        self.begin()
         options = body.get("stream_options")
         asked: dict[str, object] = options if isinstance(options, dict) else {}
         self._hides_usage = not asked.get("include_usage")
         if body.get("stream"):
             body["stream_options"] = asked | {"include_usage": True}
+
+    def begin(self) -> None:
+        """An engine is asked, maybe after another has failed: what that one sent is forgotten."""
+        self.usage = Usage()
+        self.is_complete = False
+        """Whether a stream has come to its `[DONE]`."""
+        self._decoder = SSEDecoder()
 
     def feed(self, data: bytes) -> bytes:
         """The events in `data` and before it that are complete, for the client. Raises
@@ -50,6 +56,7 @@ class Meter:
 
     def _passes(self, event: bytes) -> bool:
         if event == DONE:
+            self.is_complete = True
             return True
         told = self.read(event)
         return not (self._hides_usage and told.usage is not None and not told.choices)
@@ -94,6 +101,8 @@ class CompletionReply(EngineResponse):
             lease = self._lease = await self._replicas.open(
                 model, self.route, lambda _: message, avoid=failed
             )
+            if self._meter is not None:
+                self._meter.begin()
             try:
                 return await self._pass_on(lease.reply, send, guard)
             except UpstreamError as exc:
@@ -132,14 +141,17 @@ class CompletionReply(EngineResponse):
         writer = ClientWriter(send, reply.pause, reply.resume)
 
         def sink(data: bytes) -> bool:
+            if self._meter is not None:
+                data = self._meter.feed(data)
+                if not data:
+                    return True
             if not self.started:
                 self.started = True
                 writer.write(start)
-            if self._meter is not None:
-                data = self._meter.feed(data)
-            if data:
-                writer.write(body_part(data, more=True))
+            writer.write(body_part(data, more=True))
             return True
 
         async with writer:
             await reply.pipe(sink)
+        if not self.started or not (self._meter is None or self._meter.is_complete):
+            raise UpstreamError("the engine's stream ended before it was complete")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import time
 import tomllib
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve.errors import InvalidKey
+from serve.errors import InvalidKey, RateLimitExceeded
 from serve.keys import Key, KeyRing, check_exposure, hash_of, new_key, read_keys
 from serve.settings import ServerSettings, SettingsError
 from serve.shared import Shared
@@ -132,6 +133,22 @@ def test_an_account_outlives_a_reload(path: Path, key: str) -> None:
     assert ring.holder_of(bearer(key)).account is account
 
 
+def test_workers_hold_a_key_to_one_limit(tmp_path: Path, path: Path, key: str) -> None:
+    """What one worker takes is gone for the other."""
+    path.write_text(table("alice", key, requests_per_minute=2, max_in_flight=9))
+    (tmp_path / "shared").mkdir()
+    first, second = (
+        KeyRing(path, Shared(tmp_path / "shared", index, 2)).holder_of(bearer(key)).account
+        for index in range(2)
+    )
+    now_s = time.monotonic()
+    first.enter(now_s)
+    second.enter(now_s)
+    for account in (first, second):
+        with pytest.raises(RateLimitExceeded):
+            account.enter(now_s)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -172,6 +189,6 @@ def test_other_addresses_need_keys_or_a_word(host: str) -> None:
 def test_the_file_holds_no_key(path: Path, key: str) -> None:
     text = path.read_text()
     assert key not in text
-    assert key.rpartition("-")[2] not in text
+    assert key.split("-", 2)[2] not in text
     assert isinstance(read_keys(path)["alice"], Key)
     assert tomllib.loads(text)["keys"]["alice"]["hash"] == hash_of(key)

@@ -12,7 +12,7 @@ from typing import Any
 import openai
 import pytest
 
-from benchmarks.stand_in import Options, StandInEngine
+from benchmarks.stand_in import Fault, Options, StandInEngine
 from serve.key_commands import add_key, remove_key
 from serve.keys import Key, new_key
 from serve.settings import ServerSettings
@@ -129,12 +129,11 @@ async def test_the_official_sdk_works_with_a_key_and_raises_its_own_errors(
 
 
 async def test_the_sdk_comes_back_when_told(engine: StandInEngine, keys_file: Path) -> None:
-    """120 per minute, all used: the SDK's first retry, half a second later, is served."""
-    key = make_key(keys_file, "alice", requests_per_minute=120)
+    """A debt of 150 tokens at 100 per second: the SDK's first retry, 1.5 s later, is served."""
+    key = make_key(keys_file, "alice", tokens_per_minute=6000)
     async with guarded(engine, keys_file) as router:
         account = router.router.keys.holder_of([(b"x-api-key", key.encode())]).account
-        for _ in range(120):
-            account.enter(router.router.gate.clock())
+        account.charge(6150)
         async with openai.AsyncOpenAI(
             base_url=f"{router.url}/v1", api_key=key, max_retries=1
         ) as client:
@@ -233,6 +232,31 @@ async def test_plain_completions_are_charged_without_a_trace_in_the_reply(
         assert keyed.count("data: ") == unkeyed.count("data: ")
         assert ('"usage":{' in keyed) == (asks or not stream)
         assert await metric(router, 'r1_key_tokens_total{key="alice",kind="answer"} 6.0')
+
+
+@pytest.mark.parametrize("kind", ["close", "truncated", "reset"])
+async def test_a_keyed_completion_goes_elsewhere_until_its_first_event(
+    keys_file: Path, kind: Any
+) -> None:
+    """What the failed engine sent of an event is forgotten, and not charged."""
+    key = make_key(keys_file, "alice")
+    async with (
+        StandInEngine(Options(**FAST)) as first,
+        StandInEngine(Options(**FAST)) as second,
+        running_router(
+            *(first.url, second.url),
+            server=ServerSettings(port=0, drain_timeout_s=5, keys_file=str(keys_file)),
+            headers=bearer(key),
+            balancing="round_robin",
+        ) as router,
+    ):
+        first.arm(Fault(kind, after=0))
+        body = {"prompt": "abc", "max_tokens": 6, "stream": True}
+        for _ in range(2):
+            text = (await router.http.post("/v1/completions", json=body)).text
+            assert text.endswith("data: [DONE]\n\n")
+            assert "error" not in text
+        assert await metric(router, 'r1_key_tokens_total{key="alice",kind="answer"} 12.0')
 
 
 async def test_a_cut_completion_is_charged_for_what_came(
