@@ -31,7 +31,7 @@ def test_version_is_printed() -> None:
     assert f"r1-serve {__version__}" in done.stdout
 
 
-@pytest.mark.parametrize("command", ["up", "engine", "router", "version"])
+@pytest.mark.parametrize("command", ["up", "restart", "engine", "router", "version", "key"])
 def test_every_command_has_help(command: str) -> None:
     """`--help` says what the command does."""
     done = run(command, "--help")
@@ -42,9 +42,16 @@ def test_every_command_has_help(command: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["router"], "--engine-url"),
+        (["router"], "give --engine-url, --engine-dns or --engine-file"),
+        (
+            ["router", "--engine-url", "http://a:1", "--engine-dns", "http://b:1"],
+            "`router.engine_urls` and `router.engine_dns`",
+        ),
+        (["router", "--engine-file", "/no/engines"], "/no/engines: No such file"),
+        (["router", "--engine-dns", "https://b"], "use http://name:port"),
         (["router", "--engine-url", "http://127.0.0.1:1", "--port", "70000"], "`server.port`"),
         (["router", "--engine-url", "x", "--config", "/nowhere.toml"], "/nowhere.toml: No such"),
+        (["router", "--engine-url", "http://127.0.0.1:1", "--host", "0.0.0.0"], "allow_anonymous"),
     ],
 )
 def test_wrong_settings_are_a_sentence_and_status_2(arguments: list[str], words: str) -> None:
@@ -65,6 +72,15 @@ def test_a_misspelt_key_names_the_right_one(tmp_path: Path) -> None:
     assert str(config) in done.stderr
 
 
+def test_the_command_line_replaces_the_source_in_the_settings(tmp_path: Path) -> None:
+    """`--engine-file` over settings that name URLs isn't a contradiction."""
+    config = tmp_path / "t.toml"
+    config.write_text('[router]\nengine_urls = ["http://a:1"]\n')
+    done = run("router", "--config", str(config), "--engine-file", "/no/engines")
+    assert done.returncode == 2
+    assert "/no/engines: No such file" in done.stderr
+
+
 def test_the_engines_command_can_be_printed(fake_vllm_env: dict[str, str]) -> None:
     """`--print-argv` gives a line for the shell and starts nothing."""
     done = run("engine", "--print-argv", "--model", "org/name", "--port", "8299", **fake_vllm_env)
@@ -72,6 +88,14 @@ def test_the_engines_command_can_be_printed(fake_vllm_env: dict[str, str]) -> No
     assert "-m vllm.entrypoints.openai.api_server --model org/name --port 8299" in done.stdout
     assert "--served-model-name name" in done.stdout
     assert "VLLM_NO_USAGE_STATS=1" in done.stdout
+
+
+def test_up_does_not_start_engines_for_an_open_address(fake_vllm_env: dict[str, str]) -> None:
+    """Without keys, on another address than loopback: told at once, with the remedies."""
+    done = run("up", "--host", "0.0.0.0", **fake_vllm_env)
+    assert done.returncode == 2
+    assert "r1-serve key create" in done.stderr
+    assert "Engine" not in done.stderr
 
 
 def test_a_missing_model_is_told_without_a_traceback(fake_vllm_env: dict[str, str]) -> None:
