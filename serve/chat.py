@@ -40,21 +40,16 @@ class ChatReply(EngineResponse):
         self._plan = plan
         self._generation = generation
         self._head = head
-        content_type = "text/event-stream; charset=utf-8" if plan.stream else "application/json"
-        self.init_headers(
-            {
-                "content-type": content_type,
-                "cache-control": "no-store",
-                "x-request-id": head.id,
-                "x-r1-preset": plan.preset,
-                "x-r1-budget-source": plan.budget_source,
-                **(
-                    {"x-r1-thinking-token-budget": str(plan.thinking_token_budget)}
-                    if plan.thinking_token_budget is not None
-                    else {}
-                ),
-            }
-        )
+        content_type = b"text/event-stream; charset=utf-8" if plan.stream else b"application/json"
+        self.raw_headers = [
+            (b"content-type", content_type),
+            (b"cache-control", b"no-store"),
+            (b"x-request-id", head.id.encode()),
+            (b"x-r1-preset", plan.preset.encode("latin-1")),
+            (b"x-r1-budget-source", plan.budget_source.encode()),
+        ]
+        if (budget := plan.thinking_token_budget) is not None:
+            self.raw_headers.append((b"x-r1-thinking-token-budget", b"%d" % budget))
 
     async def run(self, send: Send, guard: DisconnectGuard) -> None:
         self.raw_headers += self.admission.headers()
