@@ -15,6 +15,9 @@ Balancing = Literal["least_loaded", "round_robin", "prefix_affinity"]
 BOUND = 1.25
 """A replica takes at most this times the mean load for the sake of a prefix (consistent hashing
 with bounded loads, Mirrokni et al. 2016)."""
+SLACK = 4
+"""Or this many requests more than the mean: an engine that runs 5 sequences instead of 1 hardly
+notices, while reading a prompt again costs."""
 OPENING_CHARACTERS = 2048
 """Of each text that goes into an affinity key."""
 
@@ -37,8 +40,8 @@ class Policy(Protocol):
 
 
 class LeastLoaded:
-    """The less loaded of two taken at random. Of all would be better if loads were known exactly;
-    they are seconds old, and several routers would all run to the same replica."""
+    """The less loaded of two taken at random. The least of all would be better if loads were known
+    exactly; they are seconds old, and several routers would all run to the same replica."""
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
@@ -73,8 +76,8 @@ class PrefixAffinity:
     def choose(self, candidates: Sequence[C], affinity: bytes | None) -> C:
         if affinity is None or len(candidates) == 1:
             return self._fallback.choose(candidates, None)
-        total = sum(candidate.load for candidate in candidates)
-        most = math.ceil(self._bound * (total + 1) / len(candidates))
+        mean = (sum(candidate.load for candidate in candidates) + 1) / len(candidates)
+        most = max(math.ceil(self._bound * mean), mean + SLACK)
         ranked = sorted(candidates, key=lambda it: rendezvous(affinity, it.url), reverse=True)
         return next((candidate for candidate in ranked if candidate.load < most), ranked[0])
 
