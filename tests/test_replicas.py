@@ -309,18 +309,33 @@ async def test_a_long_prefill_is_not_a_stall() -> None:
 
 
 async def test_a_slow_client_is_not_a_stall() -> None:
-    """Its reply isn't read, so the engine may not send."""
+    """Its reply isn't read, or is complete and not yet passed on: the engine owes nothing."""
     async with (
         stand_ins(1, LONG) as engines,
         replicas_over(*engines, stall_timeout_s=0.2) as replicas,
     ):
-        lease = await open_one(replicas)
-        await lease.reply.read()
-        lease.reply.pause()
+        done, slow = await open_one(replicas, max_tokens=2), await open_one(replicas)
+        await eventually(lambda: replicas.replicas[0].client.num_awaited == 1)
+        slow.reply.pause()
         engines[0].wedge()
         await asyncio.sleep(0.6)
         assert not replicas.replicas[0].num_ejections
-        lease.close()
+        done.close()
+        slow.close()
+
+
+async def test_a_slow_client_does_not_hide_a_stall() -> None:
+    async with (
+        stand_ins(1, LONG) as engines,
+        replicas_over(*engines, stall_timeout_s=0.2) as replicas,
+    ):
+        read, slow = await open_one(replicas), await open_one(replicas)
+        slow.reply.pause()
+        engines[0].wedge()
+        with pytest.raises(UpstreamTimeout):
+            await read.reply.read_all()
+        read.close()
+        slow.close()
 
 
 async def test_other_routers_load_is_seen() -> None:
