@@ -8,8 +8,8 @@ from collections.abc import Iterable
 
 from starlette.types import Message, Send
 
-from serve.admission import Gate
-from serve.generation import Generation
+from serve.admission import Admission
+from serve.generation import Generation, Usage
 from serve.presets import Plan
 from serve.reply import Head, StreamReply, WholeReply
 from serve.response import DisconnectGuard, EngineResponse, body_part
@@ -32,11 +32,11 @@ class ChatReply(EngineResponse):
         generation: Generation,
         head: Head,
         *,
-        gate: Gate,
+        admission: Admission,
         telemetry: Telemetry,
         watch: Stopwatch,
     ) -> None:
-        super().__init__(gate, telemetry, watch, plan.preset)
+        super().__init__(admission, telemetry, watch, plan.preset)
         self._plan = plan
         self._generation = generation
         self._head = head
@@ -57,29 +57,37 @@ class ChatReply(EngineResponse):
         )
 
     async def run(self, send: Send, guard: DisconnectGuard) -> None:
+        self.raw_headers += self.admission.headers()
         await self._generation.start()
         await (self._stream if self._plan.stream else self._whole)(send, guard)
 
     def close(self) -> None:
         self._generation.close()
 
+    def used(self) -> Usage:
+        return self._generation.usage
+
     def ended(self, outcome: str) -> None:
         super().ended(outcome)
         usage = self._generation.usage
         self.telemetry.count(usage, self.preset)
+        self.telemetry.failed_over(self._generation.num_failovers)
         log.info(
-            "%s %s preset=%s stream=%s %s %.0f ms %s",
+            "%s %s key=%s preset=%s stream=%s %s %.0f ms failovers=%d %s",
             self._head.id,
             self.route,
+            self.admission.key_name,
             self.preset,
             self._plan.stream,
             outcome,
             self.watch.elapsed_s() * 1000,
+            self._generation.num_failovers,
             usage,
         )
 
     async def _stream(self, send: Send, guard: DisconnectGuard) -> None:
-        reply, generation = StreamReply(self._plan, self._head), self._generation
+        generation = self._generation
+        reply = StreamReply(self._plan, self._head, lambda: generation.num_failovers)
         writer = ClientWriter(send, generation.pause, generation.resume)
         encode, write = reply.encode, writer.write
 
@@ -109,8 +117,8 @@ class ChatReply(EngineResponse):
                 note_first_text(self.watch, choices)
             reply.add(choices)
 
-        await generation.run(emit)
-        body = reply.body(generation.usage, generation.prompt_token_ids)
+        await generation.run(emit, forget=reply.clear)
+        body = reply.body(generation.usage, generation.prompt_token_ids, generation.num_failovers)
         self.raw_headers.append((b"content-length", b"%d" % len(body)))
         guard.release()
         self.started = True

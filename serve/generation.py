@@ -1,30 +1,38 @@
-"""One generation: the engine call behind one chat request, its output split into trace and answer.
+"""One generation: the engine calls behind one chat request, its output split into trace and answer.
 
-Today a generation has one leg, a streaming chat completion on one replica. What it emits are the
-engine's own choices, with `delta.reasoning` and `delta.content` replaced by what the splitter
-releases; `usage` is complete when `run` returns.
+A generation is made of legs. The first is a streaming chat completion on one replica; when its
+replica fails, another leg goes on elsewhere with the same text exactly (`serve.continuation`), or
+anew where nothing has been emitted yet. What it emits are the engine's own choices, with
+`delta.reasoning` and `delta.content` replaced by what the splitter releases; `usage` is complete
+when `run` returns.
 """
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable
 
 import msgspec
 
+from serve.choice import ChoiceState
+from serve.continuation import COMPLETIONS_PATH, completion_body, obstacle
 from serve.describe import EngineInfo
 from serve.errors import ContextLengthExceeded, ServeError, UpstreamError
 from serve.presets import BUDGET, Plan
-from serve.reasoning import ReasoningTokenCounter, TraceFormat, TraceSplitter
-from serve.replicas import Lease, ReplicaSet
+from serve.replicas import Lease, Replica, ReplicaSet
 from serve.sse import DONE, SSEDecoder, SSETooLong
-from serve.stopping import StopFinder
-from serve.wire import EngineChoice, EngineUsage, decode_chunk
+from serve.tokenizer import explain_too_long, num_whole
+from serve.upstream import reported
+from serve.wire import EngineChoice, EngineChunk, EngineUsage, decode_chunk, decode_text_chunk
 
 CHAT_PATH = "/v1/chat/completions"
 FOLDED_STREAM_INTERVAL = 16
 """Tokens per chunk that an engine is asked for when the client wants the whole reply: the engine
 spends its time on tokens, not on chunks nobody reads (`stream_interval`, vLLM 0.32)."""
-
+MAX_FAILOVERS = 2
+"""A request that kills three engines is to blame itself."""
+BROKEN_OFF = frozenset({"abort", "error"})
+"""Finish reasons with which vLLM ends what it gives up, when it is stopped above all."""
 
 Emit = Callable[[list[EngineChoice]], None]
 
@@ -38,46 +46,6 @@ class Usage(msgspec.Struct):
     cached_tokens: int | None = None
 
 
-class _Choice:
-    __slots__ = ("counter", "ended", "finder", "num_tokens", "splitter")
-
-    def __init__(self, trace: TraceFormat, plan: Plan) -> None:
-        self.splitter = TraceSplitter(trace)
-        self.counter = ReasoningTokenCounter(trace)
-        self.finder = StopFinder(plan.stop, include=plan.include_stop) if plan.stop else None
-        self.num_tokens = 0
-        self.ended = False
-
-    def take(self, choice: EngineChoice) -> None:
-        """Counts the chunk's tokens and replaces its text by what may be released."""
-        delta = choice.delta
-        if choice.token_ids is not None:
-            self.num_tokens += len(choice.token_ids)
-            self.counter.add(choice.token_ids)
-        elif delta.content or delta.reasoning or delta.reasoning_content:
-            self.num_tokens += 1
-            self.counter.num_tokens += not self.splitter.answering
-        trace, answer = self.splitter.feed_split(
-            delta.reasoning or delta.reasoning_content or "", delta.content or ""
-        )
-        if choice.finish_reason is not None:
-            last_trace, last_answer = self.splitter.finish()
-            trace, answer = trace + last_trace, answer + last_answer
-            self.ended = True
-        if self.finder is not None:
-            answer = self._until_stop(choice, answer, self.finder)
-        delta.reasoning, delta.content = trace, answer
-
-    def _until_stop(self, choice: EngineChoice, answer: str, finder: StopFinder) -> str:
-        answer = finder.feed(answer)
-        if finder.found is not None:
-            choice.finish_reason, choice.stop_reason = "stop", finder.found
-            self.ended = True
-        elif choice.finish_reason is not None:
-            answer += finder.finish()
-        return answer
-
-
 class Generation:
     """`start()` it, `run()` it, and `close()` it on every path."""
 
@@ -86,9 +54,19 @@ class Generation:
         self._replicas = replicas
         self._headers = {"x-request-id": request_id}
         self._lease: Lease | None = None
-        self._choices: list[_Choice] = []
+        self._decode: Callable[[bytes], EngineChunk] = decode_chunk
+        self._choices: list[ChoiceState] = []
+        self._prompt_ids: array[int] | None = None
+        self._begun = False
+        """Whether anything has been emitted."""
+        self._paused = False
+        self._failed: set[Replica] = set()
+        self.num_failovers = 0
         self.usage = Usage()
-        self.prompt_token_ids: list[int] | None = None
+
+    @property
+    def prompt_token_ids(self) -> list[int] | None:
+        return None if self._prompt_ids is None else self._prompt_ids.tolist()
 
     async def start(self) -> None:
         """Sends the request to a replica; returns when the engine has accepted it.
@@ -98,16 +76,33 @@ class Generation:
         model = self._plan.model
         try:
             self._lease = await self._replicas.open(
-                model, CHAT_PATH, self._body, headers=self._headers
+                model, CHAT_PATH, self._body, headers=self._headers, avoid=self._failed
             )
         except ContextLengthExceeded as exc:
-            raise await self._too_long(exc) from exc
+            raise await explain_too_long(self._replicas, self._plan.body, exc) from exc
         trace = self._lease.info.trace
-        self._choices = [_Choice(trace, self._plan) for _ in range(self._plan.num_choices)]
+        self._choices = [ChoiceState(trace, self._plan) for _ in range(self._plan.num_choices)]
 
-    async def run(self, emit: Emit) -> None:
+    async def run(self, emit: Emit, forget: Callable[[], None] | None = None) -> None:
         """Calls `emit` with the choices of each read from the engine, in the read callback itself;
-        returns when the generation is complete. Raises `UpstreamError` when it breaks off."""
+        returns when the generation is complete. `forget`, given where nothing of it has been sent
+        yet, takes everything emitted back: the text then begins anew when it can't be continued.
+
+        Raises `UpstreamError` when it breaks off for good.
+        """
+        try:
+            while True:
+                try:
+                    await self._run_leg(emit)
+                    return
+                except UpstreamError as exc:
+                    if all(choice.ended for choice in self._choices):
+                        return  # only the usage was still to come
+                    await self._fail_over(exc, forget)
+        finally:
+            self._count()
+
+    async def _run_leg(self, emit: Emit) -> None:
         if self._lease is None:
             raise RuntimeError("start() comes first")
         reply = self._lease.reply
@@ -116,32 +111,76 @@ class Generation:
         def sink(data: bytes) -> bool:
             nonlocal complete
             batch: list[EngineChoice] = []
-            for event in decoder.feed(data):
-                if event == DONE:
-                    complete = True
-                else:
-                    batch += self._take(event)
-            if batch:
-                emit(batch)
+            try:
+                for event in decoder.feed(data):
+                    if event == DONE:
+                        complete = True
+                    else:
+                        batch += self._take(event)
+            finally:  # what came before a broken event has been counted: it must go out
+                if batch:
+                    self._begun = True
+                    emit(batch)
             return not (complete or self._stopped())
 
         try:
             await reply.pipe(sink)
         except (msgspec.DecodeError, SSETooLong) as exc:
             raise UpstreamError(f"the engine's stream could not be read: {exc}") from exc
-        finally:
-            self._count()
         if complete:
             reply.detach()
         elif not self._stopped():
             raise UpstreamError("the engine's stream ended before it was complete")
 
+    async def _fail_over(self, broken: UpstreamError, forget: Callable[[], None] | None) -> None:
+        """Opens the next leg on another replica. Raises `UpstreamError` where there is no way."""
+        if self._lease is not None:
+            self._lease.failed(broken)
+            self._lease.close()
+            self._failed.add(self._lease.replica)
+        if self.num_failovers >= MAX_FAILOVERS or not self._replicas.may_retry():
+            raise broken
+        self.num_failovers += 1
+        field = obstacle(self._plan) if self._prompt_ids else "return_token_ids"
+        if self._begun and field is not None and forget is None:
+            raise UpstreamError(
+                f"{broken.message}; what has been sent can't be continued elsewhere because of "
+                f"`{field}`: send the request again"
+            )
+        try:
+            if self._begun and field is None:
+                await self._continue()
+            else:
+                if forget is not None:
+                    forget()
+                await self.start()
+        except ServeError as exc:
+            raise UpstreamError(f"{broken.message}; nobody could go on: {exc.message}") from exc
+
+    async def _continue(self) -> None:
+        replicas, model, (choice,) = self._replicas, self._plan.model, self._choices
+        choice.continue_raw(await num_whole(replicas, model, choice.ids))
+        prompt_ids = self._prompt_ids or ()
+
+        def body_for(info: EngineInfo) -> bytes:
+            body = completion_body(self._plan, prompt_ids, choice.ids, info.max_model_len)
+            return msgspec.json.encode(self._fitted(body, info))
+
+        self._decode = decode_text_chunk
+        self._lease = await replicas.open(
+            model, COMPLETIONS_PATH, body_for, headers=self._headers, avoid=self._failed
+        )
+        if self._paused:
+            self._lease.reply.pause()
+
     def pause(self) -> None:
         """The client can't keep up: the engine is to wait."""
+        self._paused = True
         if self._lease is not None:
             self._lease.reply.pause()
 
     def resume(self) -> None:
+        self._paused = False
         if self._lease is not None:
             self._lease.reply.resume()
 
@@ -151,19 +190,21 @@ class Generation:
             self._lease.close()
 
     def _body(self, info: EngineInfo) -> bytes:
-        body = self._plan.body
+        return msgspec.json.encode(self._fitted(self._plan.body, info))
+
+    def _fitted(self, body: dict[str, object], info: EngineInfo) -> dict[str, object]:
         if not info.has_thinking_budget and BUDGET in body:
             body = {key: value for key, value in body.items() if key != BUDGET}
         if not self._plan.stream:
             body = body | {"stream_interval": FOLDED_STREAM_INTERVAL}
-        return msgspec.json.encode(body)
+        return body
 
     def _take(self, event: bytes) -> list[EngineChoice]:
-        chunk = decode_chunk(event)
+        chunk = self._decode(event)
         if chunk.error is not None:
-            raise UpstreamError(f"the engine reported: {chunk.error.message}")
+            raise reported(chunk.error)
         if chunk.prompt_token_ids is not None:
-            self.prompt_token_ids = chunk.prompt_token_ids
+            self._prompt_ids = array("I", chunk.prompt_token_ids)
             self.usage.prompt_tokens = len(chunk.prompt_token_ids)
         if chunk.usage is not None:
             self._settle(chunk.usage)
@@ -175,6 +216,8 @@ class Generation:
         if self._plan.stop:
             chunk.choices = [c for c in chunk.choices if not self._choices[c.index].ended]
         for choice in chunk.choices:
+            if choice.finish_reason in BROKEN_OFF:
+                raise UpstreamError("the engine gave the request up")
             self._choices[choice.index].take(choice)
         return chunk.choices
 
@@ -194,24 +237,3 @@ class Generation:
         self.usage.completion_tokens = usage.completion_tokens or 0
         if usage.prompt_tokens_details is not None:
             self.usage.cached_tokens = usage.prompt_tokens_details.get("cached_tokens")
-
-    async def _too_long(self, told: ContextLengthExceeded) -> ContextLengthExceeded:
-        """The context error with exact figures from the engine's tokenizer; where that can't tell,
-        the engine's own words."""
-        body = {key: self._plan.body[key] for key in ("model", "messages")}
-        try:
-            reply = await self._replicas.call(self._plan.model, "/tokenize", body)
-            counted = msgspec.json.decode(reply, type=_Count)
-        except (ServeError, msgspec.DecodeError):
-            return told
-        too_many = counted.count - counted.max_model_len + 1
-        return ContextLengthExceeded(
-            f"the prompt has {counted.count} tokens, {too_many} too many for a context of "
-            f"{counted.max_model_len} that must also hold the reply; shorten the messages",
-            param="messages",
-        )
-
-
-class _Count(msgspec.Struct):
-    count: int
-    max_model_len: int

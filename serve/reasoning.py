@@ -105,6 +105,15 @@ class TraceSplitter:
             answer = self._engine_answer(content)
         return trace, answer
 
+    def expect_raw(self, *, opened: bool, closed: bool) -> None:
+        """From here on the text comes raw, whoever split it so far. `opened`, `closed`: whether the
+        token ids so far held `<think>` and `</think>`, which an engine that splits doesn't show."""
+        self._by_engine = False
+        if closed and not self.answering:
+            self._phase, self._held = _Phase.ANSWER_START, ""
+        elif opened and self._phase is _Phase.START:
+            self._phase, self._held = _Phase.THINKING, ""
+
     def finish(self) -> tuple[str, str]:
         """The output has ended: releases what was held back, if it is text after all."""
         held = self._take_held()

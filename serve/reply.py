@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
@@ -54,7 +54,9 @@ class _View:
 class StreamReply:
     """Choices → SSE bytes."""
 
-    def __init__(self, plan: Plan, head: Head) -> None:
+    def __init__(self, plan: Plan, head: Head, num_failovers: Callable[[], int]) -> None:
+        self._plan = plan
+        self._num_failovers = num_failovers
         self._views = [_View(plan.reasoning_format) for _ in range(plan.num_choices)]
         self._plain = plan.reasoning_format == "parsed" and not plan.return_token_ids
         self._hidden = plan.reasoning_format == "hidden"
@@ -120,12 +122,17 @@ class StreamReply:
         if extras and choice.finish_reason is None:
             yield b'%b}%b,"finish_reason":null}]}\n\n' % (start, extras)
         if choice.finish_reason is not None:
-            yield b'%b}%b,"finish_reason":%b,"stop_reason":%b}]}\n\n' % (
+            yield b'%b}%b,"finish_reason":%b,"stop_reason":%b}]%b}\n\n' % (
                 start,
                 extras,
                 _dumps(choice.finish_reason),
                 _dumps(choice.stop_reason),
+                self._note(),
             )
+
+    def _note(self) -> bytes:
+        note = failover_note(self._plan, self._num_failovers())
+        return b',"r1":%b' % _dumps(note) if note else b""
 
     def _extras(self, choice: EngineChoice) -> bytes:
         """Log probabilities and token ids of the chunk; not those of a hidden trace."""
@@ -217,6 +224,11 @@ class WholeReply:
     def __init__(self, plan: Plan, head: Head) -> None:
         self._plan = plan
         self._head = head
+        self.clear()
+
+    def clear(self) -> None:
+        """Forgets all choices so far: the text begins anew."""
+        plan = self._plan
         self._folded = [_Folded(plan.reasoning_format) for _ in range(plan.num_choices)]
 
     def add(self, choices: Iterable[EngineChoice]) -> None:
@@ -224,7 +236,9 @@ class WholeReply:
         for choice in choices:
             self._folded[choice.index].add(choice, hidden)
 
-    def body(self, usage: Usage, prompt_token_ids: list[int] | None) -> bytes:
+    def body(
+        self, usage: Usage, prompt_token_ids: list[int] | None, num_failovers: int = 0
+    ) -> bytes:
         head, plan = self._head, self._plan
         reply: dict[str, object] = {
             "id": head.id,
@@ -237,6 +251,7 @@ class WholeReply:
                 "preset": plan.preset,
                 "thinking_token_budget": plan.thinking_token_budget,
                 "budget_source": plan.budget_source,
+                **failover_note(plan, num_failovers),
             },
         }
         if plan.return_token_ids:
@@ -254,6 +269,14 @@ class WholeReply:
         if self._plan.return_token_ids:
             choice["token_ids"] = folded.token_ids
         return choice
+
+
+def failover_note(plan: Plan, num_failovers: int) -> dict[str, object]:
+    """What `r1` tells of a reply that another replica finished; nothing of one left undisturbed."""
+    if not num_failovers:
+        return {}
+    seed = {"seed_kept": False} if plan.body.get("seed") is not None else {}
+    return {"failovers": num_failovers, **seed}
 
 
 def usage_body(usage: Usage) -> dict[str, object]:

@@ -104,6 +104,14 @@ def ended_well(reply: Reply) -> bool | None:
     return not isinstance(reply._error, UpstreamError)
 
 
+def reported(fault: EngineFault) -> ServeError:
+    """An error event in an engine's stream as ours."""
+    message = f"the engine reported: {fault.message}"
+    if isinstance(fault.code, int) and fault.code < 500:
+        return EngineRejected(message)
+    return UpstreamError(message)
+
+
 class EngineClient:
     """Requests to the engine at `url` (http or https)."""
 

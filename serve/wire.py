@@ -54,6 +54,38 @@ class EngineChunk(msgspec.Struct):
 decode_chunk = msgspec.json.Decoder(EngineChunk).decode
 
 
+class _TextChoice(msgspec.Struct):
+    index: int
+    text: str = ""
+    finish_reason: str | None = None
+    stop_reason: int | str | None = None
+    token_ids: list[int] | None = None
+
+
+class _TextChunk(msgspec.Struct):
+    choices: list[_TextChoice] = []
+    error: EngineFault | None = None
+
+
+_decode_text_chunk = msgspec.json.Decoder(_TextChunk).decode
+
+
+def decode_text_chunk(event: bytes) -> EngineChunk:
+    """A plain completion's chunk in a chat's form, the text (tags and all) as `content`."""
+    chunk = _decode_text_chunk(event)
+    choices = [
+        EngineChoice(
+            choice.index,
+            EngineDelta(content=choice.text),
+            choice.finish_reason,
+            choice.stop_reason,
+            token_ids=choice.token_ids,
+        )
+        for choice in chunk.choices
+    ]
+    return EngineChunk(choices, error=chunk.error)
+
+
 def is_text_only(choice: EngineChoice) -> bool:
     """Whether a choice brings text and nothing else that a client could see."""
     delta = choice.delta

@@ -1,0 +1,67 @@
+"""One choice of a generation: engine chunks in, released text and counts out. Pure.
+
+It outlives legs: the split, the count of thinking tokens and stop strings go on where the last leg
+broke off.
+"""
+
+from __future__ import annotations
+
+from array import array
+
+from serve.presets import Plan
+from serve.reasoning import ReasoningTokenCounter, TraceFormat, TraceSplitter
+from serve.stopping import StopFinder
+from serve.wire import EngineChoice
+
+
+class ChoiceState:
+    __slots__ = ("_trace", "counter", "ended", "finder", "ids", "num_tokens", "splitter")
+
+    def __init__(self, trace: TraceFormat, plan: Plan) -> None:
+        self._trace = trace
+        self.splitter = TraceSplitter(trace)
+        self.counter = ReasoningTokenCounter(trace)
+        self.finder = StopFinder(plan.stop, include=plan.include_stop) if plan.stop else None
+        self.ids = array("I")
+        self.num_tokens = 0
+        self.ended = False
+
+    def continue_raw(self, num_ids: int) -> None:
+        """What comes next is raw text that follows the first `num_ids` ids."""
+        ids = self.ids = self.ids[:num_ids]
+        self.num_tokens = num_ids
+        self.counter = ReasoningTokenCounter(self._trace)
+        self.counter.add(ids)
+        self.splitter.expect_raw(
+            opened=self._trace.open_id in ids, closed=self._trace.close_id in ids
+        )
+
+    def take(self, choice: EngineChoice) -> None:
+        """Counts the chunk's tokens and replaces its text by what may be released."""
+        delta = choice.delta
+        if choice.token_ids is not None:
+            self.num_tokens += len(choice.token_ids)
+            self.ids.extend(choice.token_ids)
+            self.counter.add(choice.token_ids)
+        elif delta.content or delta.reasoning or delta.reasoning_content:
+            self.num_tokens += 1
+            self.counter.num_tokens += not self.splitter.answering
+        trace, answer = self.splitter.feed_split(
+            delta.reasoning or delta.reasoning_content or "", delta.content or ""
+        )
+        if choice.finish_reason is not None:
+            last_trace, last_answer = self.splitter.finish()
+            trace, answer = trace + last_trace, answer + last_answer
+            self.ended = True
+        if self.finder is not None:
+            answer = self._until_stop(choice, answer, self.finder)
+        delta.reasoning, delta.content = trace, answer
+
+    def _until_stop(self, choice: EngineChoice, answer: str, finder: StopFinder) -> str:
+        answer = finder.feed(answer)
+        if finder.found is not None:
+            choice.finish_reason, choice.stop_reason = "stop", finder.found
+            self.ended = True
+        elif choice.finish_reason is not None:
+            answer += finder.finish()
+        return answer

@@ -1,0 +1,141 @@
+"""Two real vLLM engines behind `r1-serve up`; one is killed while both generate."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from demo_model.problems import held_out_problems
+from serve.settings import config_dir
+from serve.tokenizer import num_whole
+from tests.conftest import ENGINE_READY_S, Program, RunningEngine
+from tests.support import running_router
+
+pytestmark = pytest.mark.engine
+
+NUM_STREAMS = 32
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+    """Two engines and the router on free ports; `stack.url` is the router's."""
+    cpu = config_dir() / "cpu.toml"
+    weights = cpu.parent.parent / "demo_model" / "weights"
+    config = tmp_path_factory.mktemp("stack") / "two.toml"
+    text = cpu.read_text().replace("../demo_model/weights", str(weights))
+    config.write_text(f"{text}\nport = 0\nnum_replicas = 2\n")
+    program = Program("up", "--config", str(config), "--port", "0")
+    try:
+        program.wait_for("Serving r1-demo at ", ENGINE_READY_S)
+        yield program
+        assert program.stop() == 0
+    finally:
+        program.close()
+
+
+def url_of(stack: Program) -> str:
+    (line,) = [line for line in stack.lines if "Serving r1-demo at " in line]
+    return line.partition(" at ")[2].split()[0]
+
+
+def engines_of(stack: Program) -> list[psutil.Process]:
+    """The vLLM servers, by the port that each was told."""
+    children = psutil.Process(stack.process.pid).children(recursive=True)
+    servers = [p for p in children if "vllm.entrypoints" in " ".join(p.cmdline())]
+    return [p for p in servers if p.parent() and p.parent() not in servers]
+
+
+async def solve_all(
+    http: httpx.AsyncClient, questions: list[str], after: int | None = None, then: Any = None
+) -> list[dict[str, Any]]:
+    """Every question at once, streaming, at temperature 0; `then()` once `after` events came."""
+    num_events = 0
+
+    async def solve(question: str) -> dict[str, Any]:
+        nonlocal num_events
+        body = {
+            "messages": [{"role": "user", "content": question}],
+            "temperature": 0,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        said: dict[str, Any] = {"reasoning": "", "content": "", "finish": [], "r1": None}
+        async with http.stream("POST", "/v1/chat/completions", json=body) as response:
+            assert response.status_code == 200, await response.aread()
+            async for line in response.aiter_lines():
+                if not line or line == "data: [DONE]":
+                    said["done"] = said.get("done", False) or bool(line)
+                    continue
+                num_events += 1
+                if num_events == after:
+                    then()
+                chunk = json.loads(line.removeprefix("data: "))
+                assert "error" not in chunk, chunk
+                said["r1"] = chunk.get("r1") or said["r1"]
+                said["usage"] = chunk.get("usage")
+                for choice in chunk["choices"]:
+                    for field in ("reasoning", "content"):
+                        said[field] += choice["delta"].get(field) or ""
+                    said["finish"] += [choice["finish_reason"]] * bool(choice["finish_reason"])
+        return said
+
+    return await asyncio.gather(*map(solve, questions))
+
+
+async def both_ready(http: httpx.AsyncClient) -> None:
+    deadline = time.monotonic() + ENGINE_READY_S
+    while (await http.get("/ready")).json().get("replicas_ready") != 2:
+        assert time.monotonic() < deadline, "an engine didn't come back"
+        await asyncio.sleep(0.2)
+
+
+async def test_a_killed_engine_costs_no_stream(stack: Program) -> None:
+    """32 streams on two engines, one `kill -9`ed: 32 complete, with the text of an undisturbed run,
+    and the engine comes back and gets work again."""
+    questions = [p.question for p in held_out_problems("addition", NUM_STREAMS, seed=20261123)]
+    async with httpx.AsyncClient(base_url=url_of(stack), timeout=120) as http:
+        calm = await solve_all(http, questions)
+        victim = engines_of(stack)[0]
+        stormy = await solve_all(http, questions, after=300, then=victim.kill)
+        for before, after in zip(calm, stormy, strict=True):
+            assert after["finish"] == ["stop"]
+            assert after["done"]
+            for field in ("reasoning", "content"):
+                assert after[field] == before[field]
+            for count in ("prompt_tokens", "completion_tokens", "completion_tokens_details"):
+                assert after["usage"][count] == before["usage"][count]
+        moved = [said for said in stormy if said["r1"]]
+        assert moved, "no stream was on the engine that was killed"
+        assert all(said["r1"] == {"failovers": 1} for said in moved)
+        await both_ready(http)
+        again = await solve_all(http, questions)
+        assert [said["content"] for said in again] == [said["content"] for said in calm]
+        for server in engines_of(stack):
+            port = server.cmdline()[server.cmdline().index("--port") + 1]
+            metrics = (await http.get(f"http://127.0.0.1:{port}/metrics")).text
+            requests = re.findall(r'request_success_total{.*"stop".*} (\S+)', metrics)
+            assert sum(map(float, requests)) >= NUM_STREAMS / 4, "an engine got no work"
+
+
+async def test_a_reply_goes_on_from_its_last_whole_character(engine: RunningEngine) -> None:
+    """Wherever an engine was cut off, inside a character above all: at most three ids are lost."""
+    text = "a 🙂 b 你好 c"
+    async with running_router(engine.url) as router:
+        replicas = router.router.replicas
+        asked = {"model": engine.model, "prompt": text, "add_special_tokens": False}
+        ids = json.loads(await replicas.call(engine.model, "/tokenize", asked))["tokens"]
+        for cut in range(1, len(ids) + 1):
+            kept = await num_whole(replicas, engine.model, ids[:cut])
+            asked = {"model": engine.model, "tokens": ids[:kept]}
+            said = json.loads(await replicas.call(engine.model, "/detokenize", asked))["prompt"]
+            assert text.startswith(said)
+            assert cut - 3 <= kept <= cut
+        assert kept == len(ids)
