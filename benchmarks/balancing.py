@@ -36,6 +36,7 @@ from serve.balancing import (
     RoundRobin,
     affinity_key,
 )
+from serve.protocol import Message
 from serve.replicas import Replica, ReplicaSet
 from serve.settings import RouterSettings
 
@@ -102,10 +103,10 @@ class Seen:
 
 async def _conversation(replicas: ReplicaSet, rng: random.Random, seen: Seen) -> None:
     """Three turns of one chat; each reply is read to its end."""
-    messages: list[dict[str, object]] = []
+    messages: list[Message] = []
     last: Replica | None = None
     for turn in range(3):
-        messages.append({"role": "user", "content": f"{rng.random()} and turn {turn}?"})
+        messages.append(Message("user", f"{rng.random()} and turn {turn}?"))
         body = {"messages": messages, "stream": True, "max_tokens": rng.randint(20, 120)}
         data = msgspec.json.encode(body)
         started_s = time.perf_counter()
@@ -123,7 +124,7 @@ async def _conversation(replicas: ReplicaSet, rng: random.Random, seen: Seen) ->
         seen.num_later += turn > 0
         seen.num_home += lease.replica is last
         last = lease.replica
-        messages.append({"role": "assistant", "content": "An answer."})
+        messages.append(Message("assistant", "An answer."))
 
 
 async def measure(policy: Balancing, seconds: float, num_clients: int = 64) -> dict[str, float]:

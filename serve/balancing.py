@@ -1,5 +1,5 @@
 """Which of the replicas that can take a request gets it: three policies. Pure: randomness is passed
-in, load comes with the candidates. `docs/decisions/0006-balancing.md` has the comparison.
+in, load comes with the candidates. `docs/decisions/0007-balancing.md` has the comparison.
 """
 
 from __future__ import annotations
@@ -7,8 +7,10 @@ from __future__ import annotations
 import hashlib
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal, Protocol, TypeVar
+
+from serve.protocol import Message
 
 Balancing = Literal["least_loaded", "round_robin", "prefix_affinity"]
 
@@ -93,19 +95,14 @@ def make_policy(name: Balancing, rng: random.Random) -> Policy:
     return LeastLoaded(rng) if name == "least_loaded" else PrefixAffinity(rng)
 
 
-def affinity_key(messages: Sequence[Mapping[str, object]]) -> bytes:
+def affinity_key(messages: Iterable[Message]) -> bytes:
     """What all turns of one conversation share and few others do: its system texts and its first
-    user turn, 16 bytes of hash."""
+    user turn, 16 bytes of hash. The contents are plain text (`parse_chat`)."""
     digest = hashlib.blake2b(digest_size=16)
     for message in messages:
-        digest.update(_text(message.get("content"))[:OPENING_CHARACTERS].encode("utf-8", "replace"))
+        text = message.content if isinstance(message.content, str) else ""
+        digest.update(text[:OPENING_CHARACTERS].encode("utf-8", "replace"))
         digest.update(b"\0")
-        if message.get("role") == "user":
+        if message.role == "user":
             break
     return digest.digest()
-
-
-def _text(content: object) -> str:
-    if isinstance(content, list):
-        return "".join(_text(part.get("text")) for part in content if isinstance(part, dict))
-    return content if isinstance(content, str) else ""
