@@ -63,9 +63,9 @@ async def run(settings: Settings, *, on_started: Callable[[str], None]) -> None:
             for index in range(server.workers)
         ]
         try:
-            await asyncio.gather(*(keeper.start() for keeper in keepers))
-            on_started(url_of(reserved))
             with _passing_on_sighup(keepers):
+                await asyncio.gather(*(keeper.start() for keeper in keepers))
+                on_started(url_of(reserved))
                 await asyncio.gather(*(keeper.keep() for keeper in keepers))
         finally:
             await drain_all(keepers, server.drain_timeout_s)

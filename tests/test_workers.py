@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import re
 import signal
 import subprocess
@@ -144,26 +145,26 @@ async def test_sigterm_drains_every_worker(engine: StandInEngine, tmp_path: Path
             asyncio.create_task(running.chat(text, stream=True)) for _ in range(NUM_CONNECTIONS)
         ]
         await eventually(lambda: len(engine.running) == NUM_CONNECTIONS)
-        assert list(tmp_path.iterdir())
+        assert os.listdir(tmp_path)
         running.program.process.send_signal(signal.SIGTERM)
         replies = await asyncio.gather(*streams)
         assert all(reply.text.endswith("data: [DONE]\n\n") for reply in replies)
         assert await asyncio.to_thread(running.program.process.wait, 20) == 0
-        assert not list(tmp_path.iterdir())
+        assert not os.listdir(tmp_path)
 
 
 async def test_workers_end_with_a_killed_parent(engine: StandInEngine, tmp_path: Path) -> None:
     """And take the scratch directory with them."""
     async with workers(engine, temporary=tmp_path) as running:
         processes = running.processes()
-        assert list(tmp_path.iterdir())
+        assert os.listdir(tmp_path)
         running.program.process.kill()
         await eventually(
             lambda: (
                 not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in processes)
             )
         )
-        assert not list(tmp_path.iterdir())
+        assert not os.listdir(tmp_path)
 
 
 async def test_sighup_reloads_the_presets_of_every_worker(
