@@ -112,7 +112,8 @@ class EngineResponse(Response, abc.ABC):
         send = scope.get(SERVER_SEND, send)
         drain: Drain = scope["app"].state.drain
         try:
-            with drain.reply():
+            drain.refuse()
+            with drain.under_way():
                 async with DisconnectGuard(receive) as guard, self.admission:
                     try:
                         await self.run(send, guard)

@@ -328,16 +328,18 @@ def error_reply(error: ServeError) -> Response:
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
-    """The request's body. Raises `BodyTooLarge` as soon as it is known to be."""
+    """The request's body. Raises `BodyTooLarge` as soon as it is known to be, and `ShuttingDown`
+    where it hasn't come at the drain's limit."""
     too_large = functools.partial(
         BodyTooLarge, f"the body is larger than {max_bytes} bytes, the limit of this server"
     )
     if int(request.headers.get("content-length", 0)) > max_bytes:
         raise too_large()
     parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
-        if size > max_bytes:
-            raise too_large()
-        parts.append(part)
+    with request.app.state.drain.under_way():
+        async for part in request.stream():
+            size += len(part)
+            if size > max_bytes:
+                raise too_large()
+            parts.append(part)
     return b"".join(parts)
