@@ -471,8 +471,8 @@ async def test_the_router_follows_a_name() -> None:
 async def test_ejections_and_retries_are_counted() -> None:
     async with stand_ins(2) as engines, running_router(*(it.url for it in engines)) as router:
         engines[0].draining = True
-        for _ in range(20):
-            assert (await router.chat("hi", max_tokens=8)).status_code == 200
+        for number in range(20):
+            assert (await router.chat(f"hi {number}", max_tokens=8)).status_code == 200
         metrics = (await router.http.get("/metrics")).text
         label = f'reason="stopping",replica="{engines[0].url}"'
         assert f"r1_replica_ejections_total{{{label}}} 1.0" in metrics
