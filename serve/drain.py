@@ -1,6 +1,6 @@
 """The end of a router's life: new replies are refused, those under way finish or are cut short.
 
-It knows the replies that are open; when to begin and how long to wait is `serve.server`'s.
+It knows what is under way; when to begin and how long to wait is `serve.server`'s.
 """
 
 from __future__ import annotations
@@ -36,10 +36,8 @@ class Drain:
             )
 
     @contextlib.contextmanager
-    def reply(self) -> Iterator[None]:
-        """Around all work for one reply. Raises `ShuttingDown` where it may not begin, and in
-        place of the work once `expire` has cancelled it."""
-        self.refuse()
+    def under_way(self) -> Iterator[None]:
+        """Around work for a client, which `expire` cancels: raises `ShuttingDown` in its place."""
         task = asyncio.current_task()
         if task is None:
             raise RuntimeError("not inside a task")
@@ -57,7 +55,7 @@ class Drain:
             self._open.discard(task)
 
     def expire(self) -> int:
-        """Cuts short every open reply; how many there were."""
+        """Cuts short everything under way; how much that was."""
         self._expired = True
         for task in self._open:
             task.cancel()

@@ -124,7 +124,8 @@ class EngineResponse(Response, abc.ABC):
         self.line = client_line(scope)
         drain: Drain = scope["app"].state.drain
         try:
-            with drain.reply():
+            drain.refuse()
+            with drain.under_way():
                 async with DisconnectGuard(receive, self.line) as guard, self.admission:
                     try:
                         await self.run(send, guard)

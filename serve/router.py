@@ -356,8 +356,8 @@ def error_reply(error: ServeError) -> Response:
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
-    """The request's body. Raises `BodyTooLarge` as soon as it is known to be, `ClientDisconnect`
-    where it never comes."""
+    """The request's body. Raises `BodyTooLarge` as soon as it is known to be, `ShuttingDown` where
+    it hasn't come at the drain's limit, `ClientDisconnect` where it never will."""
     too_large = functools.partial(
         BodyTooLarge, f"the body is larger than {max_bytes} bytes, the limit of this server"
     )
@@ -365,14 +365,15 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
         if name == b"content-length" and int(value) > max_bytes:
             raise too_large()
     parts, size, more = [], 0, True
-    while more:
-        message = await request.receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        part = message.get("body", b"")
-        size += len(part)
-        if size > max_bytes:
-            raise too_large()
-        parts.append(part)
-        more = message.get("more_body", False)
+    with request.app.state.drain.under_way():
+        while more:
+            message = await request.receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            part = message.get("body", b"")
+            size += len(part)
+            if size > max_bytes:
+                raise too_large()
+            parts.append(part)
+            more = message.get("more_body", False)
     return parts[0] if len(parts) == 1 else b"".join(parts)

@@ -50,7 +50,7 @@ class RouterSettings(msgspec.Struct, frozen=True, kw_only=True):
     """A name whose addresses are the engines, as `http://name:port`."""
     engine_file: str | None = None
     """A file with one engine URL per line, watched; relative to the settings file."""
-    balancing: Balancing = "least_loaded"
+    balancing: Balancing = "prefix_affinity"
     max_in_flight_per_replica: PositiveInt | None = None
     presets: str | None = None
     """Path of the presets file, relative to the settings file; None = the shipped one."""

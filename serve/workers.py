@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -62,9 +63,9 @@ async def run(settings: Settings, *, on_started: Callable[[str], None]) -> None:
             for index in range(server.workers)
         ]
         try:
-            await asyncio.gather(*(keeper.start() for keeper in keepers))
-            on_started(url_of(reserved))
             with _passing_on_sighup(keepers):
+                await asyncio.gather(*(keeper.start() for keeper in keepers))
+                on_started(url_of(reserved))
                 await asyncio.gather(*(keeper.keep() for keeper in keepers))
         finally:
             await drain_all(keepers, server.drain_timeout_s)
@@ -184,7 +185,7 @@ async def work(assignment: Assignment) -> None:
     spare_collector()
     signals = StopSignals()
     server = assignment.settings.server
-    with signals.installed(), _watching_parent(signals):
+    with signals.installed(), _watching_parent(signals, assignment.worker.directory or ""):
         serving = run_server(app, server, on_started=_say_ready, shared=True)
         await until_stopped(serving, signals)
 
@@ -195,18 +196,23 @@ def _say_ready(url: str) -> None:
 
 
 @contextlib.contextmanager
-def _watching_parent(signals: StopSignals) -> Iterator[None]:
+def _watching_parent(signals: StopSignals, directory: str) -> Iterator[None]:
+    """Ends this worker with its parent. `directory` is the workers' scratch directory."""
     loop = asyncio.get_running_loop()
     stdin = sys.stdin.fileno()
+    orphaned = asyncio.Event()
 
     def on_readable() -> None:
         if not os.read(stdin, 1):
             loop.remove_reader(stdin)
             signals.stop.set()
             signals.hurry.set()
+            orphaned.set()
 
     loop.add_reader(stdin, on_readable)
     try:
         yield
     finally:
         loop.remove_reader(stdin)
+        if orphaned.is_set():  # who made the directory can't remove it any more
+            shutil.rmtree(directory, ignore_errors=True)

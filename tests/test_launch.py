@@ -24,7 +24,6 @@ from serve.engine_faults import EngineStartError
 from serve.engine_process import free_port, is_healthy
 from serve.launch import Reload, up
 from serve.settings import EngineSettings, ServerSettings, Settings, SettingsError, config_dir
-from serve.supervise import Backoff
 from tests.conftest import R1_SERVE, ROOT, Program
 
 CPU = Machine(device="cpu", vllm_version="0.32.0")
@@ -356,14 +355,6 @@ def chatting(url: str, num_clients: int = 6) -> Iterator[list[str]]:
         stop.set()
         for thread in threads:
             thread.join()
-
-
-def test_backoff_doubles_up_to_its_cap_and_forgets_after_a_good_run() -> None:
-    """A crash loop slows down; an engine that ran well is started again at once."""
-    backoff = Backoff(first_s=1, most_s=5, good_run_s=100)
-    assert [backoff.delay_s(ran_for_s=10) for _ in range(5)] == [1, 2, 4, 5, 5]
-    assert backoff.delay_s(ran_for_s=100) == 1
-    assert backoff.delay_s(ran_for_s=0) == 2
 
 
 def test_a_killed_launcher_leaves_no_engine(tmp_path: Path, fake_vllm_env: dict[str, str]) -> None:

@@ -117,6 +117,36 @@ async def test_at_the_drains_limit_a_whole_reply_becomes_a_503() -> None:
         assert "retry-after" in response.headers
 
 
+async def test_a_body_that_does_not_come_is_given_up_at_the_drains_limit() -> None:
+    """A client that sends half of its request gets the 503 as well, and holds nobody up."""
+    server = ServerSettings(port=0, drain_timeout_s=0.2)
+    async with (
+        StandInEngine(Options(step_ms=1)) as engine,
+        running_router(engine.url, server=server) as router,
+    ):
+        host, _, port = router.url.removeprefix("http://").partition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n")
+        writer.write(b"content-length: 100\r\n\r\n{")
+        await eventually(lambda: "read_body" in running_code())
+        router.drain()
+        reply = await asyncio.wait_for(reader.read(), 20)
+        writer.close()
+        assert reply.startswith(b"HTTP/1.1 503 ")
+        assert b"shutting_down" in reply
+
+
+def running_code() -> set[str]:
+    """The names of all coroutines that wait in this loop."""
+    names = set()
+    for task in asyncio.all_tasks():
+        waits_in: object = task.get_coro()
+        while waits_in is not None:
+            names.add(getattr(waits_in, "__name__", ""))
+            waits_in = getattr(waits_in, "cr_await", None)
+    return names
+
+
 async def test_asking_again_cuts_the_drain_short() -> None:
     """A second cancel doesn't wait for the limit; the stream still gets its error event."""
     async with stalled(600, stream=True) as (router, reply):

@@ -59,9 +59,13 @@ class Workers:
 
 
 @contextlib.asynccontextmanager
-async def workers(engine: StandInEngine, *arguments: str) -> AsyncIterator[Workers]:
+async def workers(
+    engine: StandInEngine, *arguments: str, temporary: Path | None = None
+) -> AsyncIterator[Workers]:
+    """`temporary`: where it makes its scratch directory."""
     options = ("--engine-url", engine.url, "--port", "0", "--workers", "2")
-    program = await asyncio.to_thread(Program, "router", *options, *arguments)
+    env = {"TMPDIR": str(temporary)} if temporary else {}
+    program = await asyncio.to_thread(Program, "router", *options, *arguments, env=env)
     try:
         line = await asyncio.to_thread(program.wait_for, "Serving ", 30)
         url = next(word for word in line.split() if word.startswith("http://"))
@@ -133,36 +137,34 @@ async def test_a_killed_worker_comes_back_and_no_counter_falls(engine: StandInEn
         await eventually_equal(lambda: running.gauge("r1_in_flight"), 0)
 
 
-async def test_sigterm_drains_every_worker(engine: StandInEngine) -> None:
+async def test_sigterm_drains_every_worker(engine: StandInEngine, tmp_path: Path) -> None:
     """Streams in both end whole; the status is 0 and nothing of the scratch directory is left."""
     text = "script:" + json.dumps({"think": 400, "answer": "end"})
-    async with workers(engine) as running:
+    async with workers(engine, temporary=tmp_path) as running:
         streams = [
             asyncio.create_task(running.chat(text, stream=True)) for _ in range(NUM_CONNECTIONS)
         ]
         await eventually(lambda: len(engine.running) == NUM_CONNECTIONS)
-        directories = set(scratch_directories())
-        assert directories
+        assert os.listdir(tmp_path)
         running.program.process.send_signal(signal.SIGTERM)
         replies = await asyncio.gather(*streams)
         assert all(reply.text.endswith("data: [DONE]\n\n") for reply in replies)
         assert await asyncio.to_thread(running.program.process.wait, 20) == 0
-        assert directories - set(scratch_directories())
+        assert not os.listdir(tmp_path)
 
 
-def scratch_directories() -> list[Path]:
-    return list(Path(os.environ.get("TMPDIR", "/tmp")).glob("r1-serve-*/metrics"))
-
-
-async def test_workers_end_with_a_killed_parent(engine: StandInEngine) -> None:
-    async with workers(engine) as running:
+async def test_workers_end_with_a_killed_parent(engine: StandInEngine, tmp_path: Path) -> None:
+    """And take the scratch directory with them."""
+    async with workers(engine, temporary=tmp_path) as running:
         processes = running.processes()
+        assert os.listdir(tmp_path)
         running.program.process.kill()
         await eventually(
             lambda: (
                 not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in processes)
             )
         )
+        assert not os.listdir(tmp_path)
 
 
 async def test_sighup_reloads_the_presets_of_every_worker(
