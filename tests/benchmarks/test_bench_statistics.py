@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.router_bench import Sample, Settings, judge, render, summarise, without_nan
+from benchmarks.soak import growth
 from benchmarks.stats import median_of, paired_difference, paired_ratio, percentile, table
 
 SAMPLE = Sample(
@@ -100,3 +101,10 @@ def test_verdict_names_what_is_wrong() -> None:
             replace(sample, **{field: value}) for sample in failing["vllm-router"]
         ]
         assert len(judge(summarise(failing), settings)) == 1, field
+
+
+def test_growth_is_that_of_the_second_half() -> None:
+    """What is allocated once, early, is not a leak."""
+    assert growth([(100, 50.0), (200, 60.0), (300, 60.0), (400, 60.0)]) == 0
+    assert growth([(100, 50.0), (200, 60.0), (300, 62.0), (400, 64.0)]) == pytest.approx(4)
+    assert growth([(100, 50.0)]) == 0
