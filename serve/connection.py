@@ -133,15 +133,18 @@ class Reply:
 
     # ---- called by the connection ----
 
-    async def headers_complete(self) -> None:
-        while not self.status:
+    async def begun(self) -> None:
+        """Returns once the headers are there, and of a good reply something of the body: engines
+        send a stream's headers at once, and to wake for them alone costs as much as for a token."""
+        while not (self.status and (self._chunks or self._done or self.status != 200)):
             if self._error is not None:
                 raise self._error
             await self._wait()
 
     def begin(self, status: int) -> None:
         self.status = status
-        self._wake()
+        if status != 200:
+            self._wake()
 
     def push(self, data: bytes) -> None:
         if self._sink is None:

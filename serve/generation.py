@@ -220,14 +220,14 @@ class Generation:
         if chunk.usage is not None:
             self._settle(chunk.usage)
         choices, states = chunk.choices, self._choices
+        if self._plan.stop:
+            ended = {index for index, state in enumerate(states) if state.ended}
+            choices = [choice for choice in choices if choice.index not in ended]
         for choice in choices:
             if not 0 <= choice.index < len(states):
                 raise UpstreamError(
                     f"the engine sent choice {choice.index}, which nobody asked for"
                 )
-        if self._plan.stop:
-            choices = [choice for choice in choices if not states[choice.index].ended]
-        for choice in choices:
             if choice.finish_reason in BROKEN_OFF:
                 raise UpstreamError("the engine gave the request up")
             states[choice.index].take(choice)

@@ -123,7 +123,7 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 class _App(FastAPI):
     """`generations`, by path, are served before FastAPI's middleware and routing, which cost more
-    than all that a request needs of ours (`docs/decisions/0007-streaming-path.md`). They are routes
+    than all that a request needs of ours (`docs/decisions/0009-streaming-path.md`). They are routes
     all the same: for the OpenAPI document, for wrong methods, for apps that mount this one."""
 
     generations: Mapping[str, Handler] = {}
