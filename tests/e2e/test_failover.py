@@ -33,7 +33,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
     weights = cpu.parent.parent / "demo_model" / "weights"
     config = tmp_path_factory.mktemp("stack") / "two.toml"
     text = cpu.read_text().replace("../demo_model/weights", str(weights))
-    config.write_text(f"{text}\nport = 0\nnum_replicas = 2\n")
+    config.write_text(text.replace("\n[engine]\n", "\n[engine]\nport = 0\nnum_replicas = 2\n"))
     program = Program("up", "--config", str(config), "--port", "0")
     try:
         program.wait_for("Serving r1-demo at ", ENGINE_READY_S)
