@@ -656,6 +656,7 @@ class StandInEngine:
         self.requests: deque[Json] = deque(maxlen=self.options.keep_bodies)
         self.connections: set[Connection] = set()
         self.draining = False
+        self._frozen_metrics: str | None = None
         self._fault: Fault | None = None
         self._fault_left: int | None = None
         self.arm(self.options.fault)
@@ -698,6 +699,11 @@ class StandInEngine:
         await self.stop()
 
     # -- faults
+
+    def wedge(self, wedged: bool = True) -> None:
+        """The engine core hangs: requests are taken, `/health` is good, nothing comes, and the
+        metrics, which the core's steps feed, stand still."""
+        self._frozen_metrics = self.metrics() if wedged else None
 
     def arm(self, fault: Fault | None) -> None:
         """Makes the coming generation requests (`fault.times` of them) misbehave; None disarms."""
@@ -754,10 +760,11 @@ class StandInEngine:
 
     def _tick(self, when: float) -> None:
         now = asyncio.get_running_loop().time()
-        for call in list(self.running):
-            if call.ready_at <= now + 1e-4:
-                call.step()
-        self._admit()
+        if self._frozen_metrics is None:
+            for call in list(self.running):
+                if call.ready_at <= now + 1e-4:
+                    call.step()
+            self._admit()
         self._timer = None
         if self.running:
             self._tick_at(max(when + self.options.step_ms / 1000, now))
@@ -869,13 +876,22 @@ class StandInEngine:
         reply: Json = {"count": len(ids), "max_model_len": self.options.max_model_len}
         return reply | {"tokens": ids, "token_strs": texts}
 
+    def _kv_usage(self) -> float:
+        """A share per sequence, which grows while its prompt is read, as in prefill by chunks."""
+        now, prefill_s = asyncio.get_running_loop().time(), self.options.prefill_ms / 1000
+        left = [max(0.0, call.ready_at - now) for call in self.running]
+        missing = sum(left_s / prefill_s for left_s in left if left_s)
+        return max(0.0, self.num_running - missing) / self.options.max_num_seqs
+
     def metrics(self) -> str:
+        if self._frozen_metrics is not None:
+            return self._frozen_metrics
         labels = f'engine="0",model_name="{self.options.model}"'
         counters = self.counters
         values: list[tuple[str, str, str, float]] = [
             ("gauge", "num_requests_running", "", self.num_running),
             ("gauge", "num_requests_waiting", "", self.num_waiting),
-            ("gauge", "kv_cache_usage_perc", "", self.num_running / self.options.max_num_seqs),
+            ("gauge", "kv_cache_usage_perc", "", self._kv_usage()),
             ("counter", "num_preemptions_total", "", 0),
             ("counter", "prompt_tokens_total", "", counters.prompt_tokens),
             ("counter", "generation_tokens_total", "", self.generation_tokens),

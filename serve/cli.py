@@ -21,7 +21,14 @@ import uvloop
 from serve import __version__
 from serve.console import Console, ConsoleHandler
 from serve.engine import Machine, engine_command, find_machine
-from serve.settings import EngineSettings, Settings, SettingsError, config_dir, load_settings
+from serve.settings import (
+    EngineSettings,
+    RouterSettings,
+    Settings,
+    SettingsError,
+    config_dir,
+    load_settings,
+)
 from serve.strict import StrictError, convert
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -114,6 +121,13 @@ def router(
     engine_url: Annotated[
         list[str] | None, typer.Option("--engine-url", help="An engine's URL; may be repeated.")
     ] = None,
+    engine_dns: Annotated[
+        str | None,
+        typer.Option("--engine-dns", help="http://name:port; all addresses of it are engines."),
+    ] = None,
+    engine_file: Annotated[
+        Path | None, typer.Option("--engine-file", help="File of engine URLs, one a line; watched.")
+    ] = None,
     host: HostOption = None,
     port: PortOption = None,
     config: ConfigOption = None,
@@ -121,11 +135,12 @@ def router(
     """Start the router alone over engines that run elsewhere (no vLLM needed here)."""
     console = Console()
     with _clear_errors():
+        from serve.discovery import make_source
+
         settings = _with_server(load_settings(config), host, port)
-        changed = _replace(settings.router, engine_urls=engine_url or None)
+        changed = _with_engines(settings.router, engine_url, engine_dns, engine_file)
         settings = _validated(msgspec.structs.replace(settings, router=changed))
-        if not changed.engine_urls:
-            raise SettingsError("no engine: give --engine-url URL, or `router.engine_urls`")
+        make_source(changed)
         _configure_logging(console, settings)
         _run(_router_alone(settings, console))
     raise typer.Exit(0)
@@ -171,6 +186,17 @@ def _find_machine() -> Machine:
 
 def _with_server(settings: Settings, host: str | None, port: int | None) -> Settings:
     return msgspec.structs.replace(settings, server=_replace(settings.server, host=host, port=port))
+
+
+def _with_engines(
+    router: RouterSettings, urls: list[str] | None, dns: str | None, file: Path | None
+) -> RouterSettings:
+    """What the command line says about where the engines are replaces what the settings say."""
+    if not (urls or dns or file):
+        return router
+    return msgspec.structs.replace(
+        router, engine_urls=urls or [], engine_dns=dns, engine_file=str(file) if file else None
+    )
 
 
 def _with_model(engine: EngineSettings, model: str | None, name: str | None) -> EngineSettings:

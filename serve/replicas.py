@@ -1,8 +1,7 @@
-"""The set of engine replicas: which are ready, how busy each is, and the choice of one.
+"""The set of replicas: which there are, the choice of one for a request, and retries elsewhere.
 
-A replica is ready once it answers `/health` and has told what it serves (`EngineInfo`); a failed
-connection takes it out at once and the next good probe brings it back. A lease counts a request
-as in flight until its stream ends, on every path.
+A lease counts a request as in flight until its stream ends, on every path. A replica that leaves
+the set takes no new work at once; its open streams go on to their end.
 """
 
 from __future__ import annotations
@@ -10,122 +9,110 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
+import random
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 
 import msgspec
 
-from serve.connection import ConnectFailed, Reply
-from serve.describe import EngineInfo, describe, expect_ok
-from serve.errors import NotReady, UpstreamError
+from serve.balancing import make_policy
+from serve.describe import EngineInfo
+from serve.discovery import make_source
+from serve.errors import NotReady, ServeError
+from serve.replica import Lease, Replica
+from serve.retries import RetryBudget
 from serve.settings import RouterSettings
-from serve.upstream import EngineClient, refusal
+from serve.upstream import retry_reason
+
+__all__ = ["Lease", "Replica", "ReplicaSet"]
 
 log = logging.getLogger(__name__)
 
 NOT_READY_RETRY_S = 5.0
-
-
-class Replica:
-    """One engine, as the router sees it."""
-
-    def __init__(self, url: str, client: EngineClient) -> None:
-        self.url = url
-        self.client = client
-        self.info: EngineInfo | None = None
-        self.healthy = False
-        self.num_in_flight = 0
-        self.last_error = "not probed yet"
-
-    @property
-    def ready(self) -> bool:
-        return self.healthy and self.info is not None
-
-    def down(self, error: Exception) -> None:
-        """Out of rotation until a probe succeeds; what it serves is asked anew then."""
-        if self.healthy:
-            log.warning("replica %s is out of rotation: %s", self.url, error)
-        self.healthy = False
-        self.info = None
-        self.last_error = str(error)
-
-    async def probe(self) -> None:
-        """One look at the engine; updates `healthy` and `info`, never raises for its faults."""
-        try:
-            await expect_ok(self.client, "/health")
-            if self.info is None:
-                self.info = await describe(self.client)
-                log.info("replica %s is ready: %s", self.url, self.info)
-            self.healthy = True
-            self.last_error = ""
-        except (UpstreamError, msgspec.DecodeError) as exc:
-            self.down(exc)
-
-    @contextlib.contextmanager
-    def busy(self) -> Iterator[None]:
-        self.num_in_flight += 1
-        try:
-            yield
-        finally:
-            self.num_in_flight -= 1
-
-
-class Lease:
-    """One call at one replica, in flight until `close()`; `reply` is open, its status 200."""
-
-    __slots__ = ("_resources", "info", "replica", "reply")
-
-    def __init__(
-        self, replica: Replica, info: EngineInfo, reply: Reply, resources: contextlib.ExitStack
-    ) -> None:
-        self.replica = replica
-        self.info = info
-        self.reply = reply
-        self._resources = resources
-
-    def failed(self, error: UpstreamError) -> None:
-        """The reply broke off by the replica's fault."""
-
-    def close(self) -> None:
-        """Ends the call, on the engine too where its reply is unfinished. May be called again."""
-        self._resources.close()
+MAX_ATTEMPTS = 3
+MAX_SWEEP_INTERVAL_S = 1.0
 
 
 class ReplicaSet:
-    """All replicas; probing starts and ends with `running()`."""
+    """All replicas; probing and discovery start and end with `running()`. Raises `SettingsError`
+    where the settings don't name exactly one source of URLs."""
 
     def __init__(self, settings: RouterSettings) -> None:
-        self._probe_interval_s = settings.probe_interval_s
-        self.replicas = [
-            Replica(
-                url,
-                EngineClient(
-                    url,
-                    connect_timeout_s=settings.connect_timeout_s,
-                    idle_timeout_s=settings.idle_timeout_s,
-                ),
-            )
-            for url in settings.engine_urls
-        ]
+        self._settings = settings
+        self._source = make_source(settings)
+        self._policy = make_policy(settings.balancing, random.Random())
+        self._budget = RetryBudget()
+        self._watches: dict[Replica, asyncio.Task[None]] | None = None
+        self.num_retries: Counter[str] = Counter()
+        """Retries so far, by reason."""
+        self.leaving: list[Replica] = []
+        """Taken out of the set, with streams still open."""
+        self.replicas: list[Replica] = []
+        self.update(self._source.initial())
+
+    # ---- what there is ----
 
     @property
     def ready(self) -> list[Replica]:
         return [replica for replica in self.replicas if replica.ready]
 
+    @property
+    def capacity(self) -> int | None:
+        """Requests that the ready replicas take at once; None without a limit per replica."""
+        limit = self._settings.max_in_flight_per_replica
+        return limit * len(self.ready) if limit else None
+
     def models(self) -> dict[str, EngineInfo]:
         """Served name → what serves it, over the ready replicas."""
         return {info.model: info for replica in self.ready if (info := replica.info)}
 
-    def choose(self, model: str, avoid: Collection[Replica] = ()) -> tuple[Replica, EngineInfo]:
-        """The least busy ready replica of `model`, one of `avoid` last. Raises `NotReady` with a
-        Retry-After."""
-        candidates = [
-            (replica, info)
-            for replica in self.ready
-            if (info := replica.info) is not None and info.model == model
-        ]
+    def update(self, urls: Sequence[str]) -> None:
+        """Makes the set consist of `urls`: new ones are probed, others leave it."""
+        kept = {replica.url: replica for replica in self.replicas}
+        gone = [replica for url, replica in kept.items() if url not in urls]
+        self.replicas = [kept.get(url) or self._add(url) for url in dict.fromkeys(urls)]
+        for replica in gone:
+            log.info("replica %s leaves, %d in flight", replica.url, replica.num_in_flight)
+            replica.health.drain()
+            self.leaving.append(replica)
+
+    def _add(self, url: str) -> Replica:
+        replica = Replica(url, self._settings, self._can_do_without_one)
+        self._start(replica)
+        return replica
+
+    def _can_do_without_one(self) -> bool:
+        """Failures eject only while half of the replicas stay: what fails everywhere is more likely
+        the requests' fault, and a bad replica is better than none."""
+        return 2 * (len(self.ready) - 1) >= len(self.replicas)
+
+    # ---- one request ----
+
+    def choose(
+        self, model: str, avoid: Collection[Replica] = (), affinity: bytes | None = None
+    ) -> tuple[Replica, EngineInfo]:
+        """The policy's choice among the replicas of `model` that take work; one of `avoid` or at
+        its limit only where there is no other. Raises `NotReady` with a Retry-After."""
+        candidates = self._candidates(model)
         if not candidates:
             raise self.not_ready()
-        return min(candidates, key=lambda it: (it[0] in avoid, it[0].num_in_flight))
+        limit = self._settings.max_in_flight_per_replica
+        others = [it for it in candidates if it[0] not in avoid] or candidates
+        free = [it for it in others if limit is None or it[0].num_in_flight < limit] or others
+        infos = dict(free)
+        replica = self._policy.choose(list(infos), affinity)
+        return replica, infos[replica]
+
+    def _candidates(self, model: str) -> list[tuple[Replica, EngineInfo]]:
+        now_s = time.monotonic()
+        return [
+            (replica, info)
+            for replica in self.replicas
+            if (info := replica.info) is not None
+            and info.model == model
+            and replica.health.takes_work(now_s)
+        ]
 
     async def open(
         self,
@@ -135,26 +122,41 @@ class ReplicaSet:
         *,
         headers: Mapping[str, str] | None = None,
         avoid: Collection[Replica] = (),
+        affinity: bytes | None = None,
     ) -> Lease:
         """Posts to a replica of `model`, one of `avoid` only where there is no other; the lease
-        holds the open reply (status 200). A replica that can't be reached is put out of rotation
-        and the next one is tried.
+        holds the open reply (status 200). What fails by a replica's fault is sent to another one,
+        up to `MAX_ATTEMPTS` in all and within the budget of retries; finding nobody at an address
+        counts as no attempt, since no engine has worked and that replica is out at once.
 
         Raises `ServeError`, also where the engine refuses; nothing is left running then.
         """
+        self._budget.request()
+        tried: set[Replica] = set()
+        num_attempts = 0
         while True:
-            replica, info = self.choose(model, avoid)
-            with contextlib.ExitStack() as resources:
-                resources.enter_context(replica.busy())
-                try:
-                    reply = await replica.client.request("POST", path, body_for(info), headers)
-                except ConnectFailed as exc:
-                    replica.down(exc)
-                    continue
-                resources.callback(reply.close)
-                if reply.status != 200:
-                    raise refusal(reply.status, await reply.read_all())
-                return Lease(replica, info, reply, resources.pop_all())
+            replica, info = self.choose(model, (*avoid, *tried), affinity)
+            try:
+                return await replica.post(info, path, body_for(info), headers)
+            except ServeError as exc:
+                reason = retry_reason(exc)
+                num_attempts += reason != "connect" or replica in tried
+                tried.add(replica)
+                if reason is None or num_attempts >= MAX_ATTEMPTS:
+                    raise
+                if reason != "connect" and not self._retry_helps(model, reason, tried):
+                    raise
+                self.num_retries[reason] += 1
+
+    def _retry_helps(self, model: str, reason: str, tried: Collection[Replica]) -> bool:
+        """Whether there is somewhere to go, and budget. A connection that broke is worth a second
+        try where it was; who is busy, stopping or silent will be so a moment later."""
+        elsewhere = any(replica not in tried for replica, _ in self._candidates(model))
+        return (elsewhere or reason == "broken") and self.may_retry()
+
+    def may_retry(self) -> bool:
+        """Takes one from the budget of retries: ask before a stream that broke is continued."""
+        return self._budget.take(time.monotonic())
 
     async def call(self, model: str, path: str, body: Mapping[str, object]) -> bytes:
         """One short call's whole reply. Raises as `open` does."""
@@ -163,9 +165,6 @@ class ReplicaSet:
         with contextlib.closing(lease):
             return await lease.reply.read_all()
 
-    def may_retry(self) -> bool:
-        return True
-
     def not_ready(self) -> NotReady:
         reasons = "; ".join(f"{r.url}: {r.last_error}" for r in self.replicas if not r.ready)
         return NotReady(
@@ -173,29 +172,47 @@ class ReplicaSet:
             retry_after_s=NOT_READY_RETRY_S,
         )
 
+    # ---- over time ----
+
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Probes every replica now and then until left; closes all connections at the end."""
-        tasks = [asyncio.create_task(self._watch(replica)) for replica in self.replicas]
-        tasks.append(asyncio.create_task(self._sweep()))
+        """Probes every replica now and then and follows the source of URLs until left; closes all
+        connections at the end."""
+        self._watches = {}
+        for replica in self.replicas:
+            self._start(replica)
+        tasks = [
+            asyncio.create_task(self._source.watch(self.update)),
+            asyncio.create_task(self._sweep()),
+        ]
         try:
             yield
         finally:
+            tasks += self._watches.values()
+            self._watches = None
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            for replica in self.replicas:
-                replica.client.close()
+            for replica in (*self.replicas, *self.leaving):
+                replica.close()
 
-    async def _watch(self, replica: Replica) -> None:
-        while True:
-            await replica.probe()
-            await asyncio.sleep(self._probe_interval_s if replica.ready else 0.5)
+    def _start(self, replica: Replica) -> None:
+        if self._watches is not None:
+            self._watches[replica] = asyncio.create_task(replica.watch())
 
     async def _sweep(self) -> None:
-        """Apart from the probes: an engine that leaves a probe waiting must not stop time-outs."""
         loop = asyncio.get_running_loop()
         while True:
-            for replica in self.replicas:
-                replica.client.sweep(loop.time())
-            await asyncio.sleep(self._probe_interval_s)
+            for replica in (*self.replicas, *self.leaving):
+                replica.sweep(loop.time())
+            for replica in [it for it in self.leaving if not it.num_in_flight]:
+                self._end(replica)
+            await asyncio.sleep(min(self._settings.probe_interval_s, MAX_SWEEP_INTERVAL_S))
+
+    def _end(self, replica: Replica) -> None:
+        """The last stream of a replica that left has ended."""
+        self.leaving.remove(replica)
+        if self._watches is not None and (task := self._watches.pop(replica, None)):
+            task.cancel()
+        replica.close()
+        log.info("replica %s has left", replica.url)

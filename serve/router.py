@@ -61,11 +61,7 @@ class Router:
         self.presets = self._read_presets()
         self.replicas = ReplicaSet(settings.router)
         self.gate = Gate(settings.router.max_in_flight)
-        self.telemetry = Telemetry(
-            lambda: self.gate.num_in_flight,
-            lambda: len(self.replicas.ready),
-            len(self.replicas.replicas),
-        )
+        self.telemetry = Telemetry(lambda: self.gate.num_in_flight, self.replicas)
 
     def reload_presets(self) -> None:
         """Reads the presets again; a broken file is reported and the old presets stay."""
@@ -102,7 +98,7 @@ class _App(FastAPI):
 
 
 def build_app(settings: Settings) -> FastAPI:
-    """The router over `settings.router.engine_urls`. Raises `SettingsError`."""
+    """The router over the engines that `settings.router` names. Raises `SettingsError`."""
     router = Router(settings)
 
     @contextlib.asynccontextmanager

@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from serve.balancing import Balancing
 from serve.strict import StrictError, convert
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
@@ -39,6 +40,12 @@ class RouterSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What the router does with a request, and how it talks to the engines."""
 
     engine_urls: list[str] = []
+    engine_dns: str | None = None
+    """A name whose addresses are the engines, as `http://name:port`."""
+    engine_file: str | None = None
+    """A file with one engine URL per line, watched; relative to the settings file."""
+    balancing: Balancing = "least_loaded"
+    max_in_flight_per_replica: PositiveInt | None = None
     presets: str | None = None
     """Path of the presets file, relative to the settings file; None = the shipped one."""
     default_preset: str = "chat"
@@ -52,6 +59,9 @@ class RouterSettings(msgspec.Struct, frozen=True, kw_only=True):
     idle_timeout_s: Seconds = 300.0
     """Longest silence of an engine, before its first byte or between two."""
     probe_interval_s: Seconds = 2.0
+    stall_timeout_s: Annotated[float, Meta(gt=0)] = 30.0
+    """An engine with requests but no output and no movement of its counters for this long is
+    wedged. It must be longer than the engine's longest step."""
 
 
 class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -138,6 +148,8 @@ def _resolve_paths(settings: Settings, base: Path) -> Settings:
     router, engine = settings.router, settings.engine
     if router.presets is not None:
         router = msgspec.structs.replace(router, presets=str(base / router.presets))
+    if router.engine_file is not None:
+        router = msgspec.structs.replace(router, engine_file=str(base / router.engine_file))
     if engine.model.startswith("."):
         engine = msgspec.structs.replace(engine, model=str((base / engine.model).resolve()))
     if engine.log_dir is not None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from serve.generation import Usage
+from serve.replicas import ReplicaSet
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
@@ -15,9 +18,7 @@ _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 class Telemetry:
     """One registry per app; nothing global."""
 
-    def __init__(
-        self, num_in_flight: Callable[[], int], num_ready: Callable[[], int], num_replicas: int
-    ) -> None:
+    def __init__(self, num_in_flight: Callable[[], int], replicas: ReplicaSet) -> None:
         self.registry = CollectorRegistry()
         self._requests = Counter(
             "r1_requests",
@@ -43,10 +44,7 @@ class Telemetry:
         )
         in_flight = Gauge("r1_in_flight", "Requests running now.", registry=self.registry)
         in_flight.set_function(num_in_flight)
-        ready = Gauge("r1_replicas_ready", "Replicas in rotation.", registry=self.registry)
-        ready.set_function(num_ready)
-        total = Gauge("r1_replicas", "Replicas configured.", registry=self.registry)
-        total.set(num_replicas)
+        self.registry.register(ReplicaCollector(replicas))
 
     def _histogram(self, name: str, text: str) -> Histogram:
         return Histogram(name, text, ("preset",), buckets=_SECONDS, registry=self.registry)
@@ -72,6 +70,46 @@ class Telemetry:
     def exposition(self) -> bytes:
         """Prometheus' text format."""
         return generate_latest(self.registry)
+
+
+class ReplicaCollector(Collector):
+    """What the set of replicas is like when asked, so that one that left leaves no series."""
+
+    def __init__(self, replicas: ReplicaSet) -> None:
+        self._set = replicas
+
+    def collect(self) -> Iterator[Metric]:
+        here = self._set.replicas
+        leaving = [it for it in self._set.leaving if it.url not in {other.url for other in here}]
+        yield _gauge("r1_replicas", "Replicas known.", {(): len(here)})
+        yield _gauge("r1_replicas_ready", "Replicas in rotation.", {(): len(self._set.ready)})
+        up: _Values = {(it.url,): int(it.ready) for it in (*here, *leaving)}
+        yield _gauge("r1_replica_up", "1: in rotation.", up, ("replica",))
+        in_flight: _Values = {(it.url,): it.num_in_flight for it in (*here, *leaving)}
+        yield _gauge("r1_replica_in_flight", "Requests on a replica.", in_flight, ("replica",))
+        ejections = CounterMetricFamily(
+            "r1_replica_ejections", "Times taken out, by reason.", labels=("replica", "reason")
+        )
+        for replica in here:
+            for reason, count in replica.num_ejections.items():
+                ejections.add_metric((replica.url, reason), count)
+        yield ejections
+        retries = CounterMetricFamily(
+            "r1_retries", "Requests sent to another replica, by reason.", labels=("reason",)
+        )
+        for reason, count in self._set.num_retries.items():
+            retries.add_metric((reason,), count)
+        yield retries
+
+
+_Values = dict[tuple[str, ...], int]
+
+
+def _gauge(name: str, text: str, values: _Values, labels: Iterable[str] = ()) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(name, text, labels=list(labels))
+    for names, value in values.items():
+        family.add_metric(names, value)
+    return family
 
 
 class Stopwatch:

@@ -34,6 +34,43 @@ class _Refusal(msgspec.Struct):
 
 
 _CONTEXT_ERROR = re.compile(r"maximum (context|model) length|max_model_len", re.IGNORECASE)
+_STOPPING = re.compile(
+    r"EngineCore encountered an issue|EngineCore is shutting down|"
+    r"cannot schedule new futures after|Server shutting down"
+)
+"""How the messages of vLLM's 500s begin while it drains or after its core has died: its renderer's
+threads are stopped first (`AsyncLLM.shutdown`), then come `EngineDeadError` and refused calls."""
+
+
+class EngineFailed(UpstreamError):
+    """The engine answered a status that we can't pass on; the request may have been the cause."""
+
+    def __init__(self, message: str, engine_status: int) -> None:
+        super().__init__(message)
+        self.engine_status = engine_status
+
+
+class EngineStopping(NotReady):
+    """The engine is going down, or its core is dead: no fault of the request."""
+
+
+def retry_reason(error: ServeError) -> str | None:
+    """Why a request that failed so, before its reply began, may go to another replica; None where
+    it may itself be at fault."""
+    match error:
+        case ConnectFailed():
+            return "connect"
+        case UpstreamTimeout():
+            return "timeout"
+        case EngineStopping():
+            return "stopping"
+        case NotReady():
+            return "busy"
+        case EngineFailed():
+            return "gateway" if error.engine_status in (502, 504) else None
+        case UpstreamError():
+            return "broken"
+    return None
 
 
 def refusal(status: int, body: bytes) -> ServeError:
@@ -47,7 +84,24 @@ def refusal(status: int, body: bytes) -> ServeError:
     if status in (400, 404, 413, 422):
         kind = ContextLengthExceeded if _CONTEXT_ERROR.search(message) else EngineRejected
         return kind(message)
-    return UpstreamError(f"the engine answered {status}: {message}")
+    if status == 500 and _STOPPING.match(message):
+        return EngineStopping(f"the engine is stopping: {message}", retry_after_s=1.0)
+    return EngineFailed(f"the engine answered {status}: {message}", status)
+
+
+def is_clients_fault(error: UpstreamError) -> bool:
+    """Whether it says nothing about the engine's health: any 4xx."""
+    return isinstance(error, EngineFailed) and error.engine_status < 500
+
+
+def ended_well(reply: Reply) -> bool | None:
+    """Whether all of a reply came (True) or its engine broke it off (False); None while it is open
+    or where its reader cut it."""
+    if reply._detached:
+        return True
+    if not reply._done:
+        return None
+    return not isinstance(reply._error, UpstreamError)
 
 
 def reported(fault: EngineFault) -> ServeError:
@@ -73,6 +127,7 @@ class EngineClient:
         self._idle_timeout_s = idle_timeout_s
         self._idle: list[Connection] = []
         self._open: set[Connection] = set()
+        self._last_seen: dict[Connection, tuple[Reply, float]] = {}
         self.num_opened = 0
         """Connections made so far."""
 
@@ -113,6 +168,31 @@ class EngineClient:
                 connection.reply.fail(
                     UpstreamTimeout(f"the engine was silent for {self._idle_timeout_s:g} s")
                 )
+
+    def progressed(self) -> bool:
+        """Called now and then: whether bytes of any reply's body have come since the last call. A
+        reply that isn't read, because its client is slow, counts as moving."""
+        before, self._last_seen = (
+            self._last_seen,
+            {
+                connection: (reply, connection.last_activity_s)
+                for connection in self._open
+                if (reply := connection.reply) is not None and reply.status
+            },
+        )
+        for connection, (reply, activity_s) in self._last_seen.items():
+            earlier = before.get(connection)
+            if connection.paused:
+                return True
+            if earlier is not None and earlier[0] is reply and earlier[1] != activity_s:
+                return True
+        return False
+
+    def fail_all(self, error: UpstreamError) -> None:
+        """Ends every open reply with `error`."""
+        for connection in tuple(self._open):
+            if connection.reply is not None:
+                connection.reply.fail(error)
 
     def close(self) -> None:
         """Cuts every connection."""

@@ -42,7 +42,13 @@ def test_every_command_has_help(command: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["router"], "--engine-url"),
+        (["router"], "give --engine-url, --engine-dns or --engine-file"),
+        (
+            ["router", "--engine-url", "http://a:1", "--engine-dns", "http://b:1"],
+            "`router.engine_urls` and `router.engine_dns`",
+        ),
+        (["router", "--engine-file", "/no/engines"], "/no/engines: No such file"),
+        (["router", "--engine-dns", "https://b"], "use http://name:port"),
         (["router", "--engine-url", "http://127.0.0.1:1", "--port", "70000"], "`server.port`"),
         (["router", "--engine-url", "x", "--config", "/nowhere.toml"], "/nowhere.toml: No such"),
     ],
@@ -63,6 +69,15 @@ def test_a_misspelt_key_names_the_right_one(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "did you mean `max_model_len`?" in done.stderr
     assert str(config) in done.stderr
+
+
+def test_the_command_line_replaces_the_source_in_the_settings(tmp_path: Path) -> None:
+    """`--engine-file` over settings that name URLs isn't a contradiction."""
+    config = tmp_path / "t.toml"
+    config.write_text('[router]\nengine_urls = ["http://a:1"]\n')
+    done = run("router", "--config", str(config), "--engine-file", "/no/engines")
+    assert done.returncode == 2
+    assert "/no/engines: No such file" in done.stderr
 
 
 def test_the_engines_command_can_be_printed(fake_vllm_env: dict[str, str]) -> None:

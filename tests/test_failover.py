@@ -22,13 +22,13 @@ MESSAGE = "script:" + json.dumps(SCRIPT)
 
 @contextlib.asynccontextmanager
 async def two_engines(
-    fault: Fault | None, mode: Any = "split", **router: Any
+    fault: Fault | None, mode: Any = "split"
 ) -> AsyncIterator[tuple[StandInEngine, StandInEngine, RunningRouter]]:
     """The first takes the first request and has the fault, armed once the router knows it."""
     async with (
         StandInEngine(Options(mode=mode, **FAST)) as first,
         StandInEngine(Options(mode=mode, **FAST)) as second,
-        running_router(first.url, second.url, **router) as running,
+        running_router(first.url, second.url, balancing="round_robin") as running,
     ):
         if fault is not None:
             async with httpx.AsyncClient() as http:

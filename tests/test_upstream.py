@@ -16,7 +16,7 @@ from serve.errors import (
     UpstreamError,
     UpstreamTimeout,
 )
-from serve.upstream import EngineClient, refusal
+from serve.upstream import EngineClient, EngineFailed, EngineStopping, refusal
 from tests.support import eventually
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -215,8 +215,8 @@ async def test_a_slow_reader_slows_the_engine_down() -> None:
         (400, "bad logit_bias", EngineRejected),
         (422, "bad", EngineRejected),
         (503, "queue is full", NotReady),
-        (500, "boom", UpstreamError),
-        (401, "who are you", UpstreamError),
+        (500, "boom", EngineFailed),
+        (401, "who are you", EngineFailed),
     ],
 )
 def test_an_engines_refusal_becomes_ours(status: int, message: str, kind: type) -> None:
@@ -224,3 +224,21 @@ def test_an_engines_refusal_becomes_ours(status: int, message: str, kind: type) 
     assert type(error) is kind
     assert message in error.message
     assert isinstance(refusal(status, b"<html>"), type(error)) or status == 400
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "EngineCore encountered an issue. See stack trace (above) for the root cause.",
+        "cannot schedule new futures after shutdown",
+    ],
+)
+def test_a_500_of_an_engine_that_goes_down_is_told_from_one_that_a_request_caused(
+    message: str,
+) -> None:
+    """By vLLM's own words at the beginning; a client can come back."""
+    body = b'{"error": {"message": "%s", "code": 500}}'
+    error = refusal(500, body % message.encode())
+    assert isinstance(error, EngineStopping)
+    assert error.headers()["retry-after"]
+    assert not isinstance(refusal(500, body % f"x: {message}".encode()), EngineStopping)
