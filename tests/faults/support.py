@@ -1,4 +1,4 @@
-"""What the fault tests share: engines that play bytes, clients that speak raw HTTP, and the look for
+"""What the fault tests share: engines that play bytes, clients that speak raw HTTP, and the look at
 what a fault left behind."""
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, cast
 import httpx
 
 from benchmarks.stand_in import Connection, Options, StandInEngine
-from tests.support import RunningRouter, running_router
+from tests.support import RunningRouter, eventually, running_router
 
 FAST: dict[str, Any] = {"step_ms": 0.2, "prefill_ms": 0}
 TRACE, ANSWER = "First 2 + 2 < 5.\n\nThat is 4 🙂.", "It is \\boxed{4}, so <b>4</b>."
@@ -28,8 +28,8 @@ Play = Callable[[asyncio.Transport], Awaitable[None]]
 
 
 class PlayedEngine(StandInEngine):
-    """A stand-in whose generations `play` answers on the bare transport; the rest it answers itself,
-    and the generations too while `play` is None."""
+    """A stand-in whose generations `play` answers on the bare transport; all else, and them
+    too while `play` is None, it answers itself."""
 
     def __init__(self, options: Options | None = None) -> None:
         super().__init__(options or Options(**FAST))
@@ -63,17 +63,21 @@ def sending(*parts: bytes, then: str = "keep") -> Play:
     async def play(transport: asyncio.Transport) -> None:
         for part in parts:
             transport.write(part)
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(0)
         if then == "close":
             transport.close()
         elif then == "reset":
             transport.abort()
         elif then == "eof":
             transport.write_eof()
-        while then in ("eof", "hold") and not transport.is_closing():
-            await asyncio.sleep(0.01)
+        if then in ("eof", "hold"):
+            await until_closed(transport)
 
     return play
+
+
+async def until_closed(transport: asyncio.Transport) -> None:
+    await eventually(transport.is_closing)
 
 
 async def recorded(stream: bool = True, mode: Any = "split", text: str = MESSAGE) -> bytes:
@@ -90,9 +94,9 @@ async def recorded(stream: bool = True, mode: Any = "split", text: str = MESSAGE
         await router.chat(text, stream=stream)
         head = b"POST %b HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n" % (
             CHAT.encode(),
-            len(asked[0]),
+            len(asked[-1]),
         )
-        raw = await exchange(engine.url, head + b"connection: close\r\n\r\n" + asked[0])
+        raw = await exchange(engine.url, head + b"connection: close\r\n\r\n" + asked[-1])
     return raw.replace(b"connection: close\r\n", b"")
 
 
@@ -110,7 +114,7 @@ class RawReply(NamedTuple):
 
 
 def parse_reply(raw: bytes) -> RawReply:
-    """The first reply in `raw`. Raises `http.client.HTTPException` where it isn't one, or not all."""
+    """The first reply in `raw`. Raises `http.client.HTTPException` where it isn't a whole one."""
 
     class File:
         def makefile(self, mode: str) -> io.BytesIO:
@@ -129,9 +133,11 @@ def request_bytes(
     if body is None:
         body = chat_body()
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return (
-        b"POST %b HTTP/1.1\r\nhost: x\r\nconnection: close\r\n%bcontent-length: %d\r\n\r\n%b"
-        % (path.encode(), headers, len(data), data)
+    return b"POST %b HTTP/1.1\r\nhost: x\r\nconnection: close\r\n%bcontent-length: %d\r\n\r\n%b" % (
+        path.encode(),
+        headers,
+        len(data),
+        data,
     )
 
 
@@ -139,9 +145,7 @@ def chat_body(text: str = MESSAGE, **fields: Any) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": text}], **fields}
 
 
-async def connect(
-    url: str, **options: Any
-) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def connect(url: str, **options: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     parts = httpx.URL(url)
     return await asyncio.open_connection(parts.host, parts.port, **options)
 
@@ -167,9 +171,7 @@ async def exchange(url: str, request: bytes, within_s: float = 20) -> bytes:
 
 
 @contextlib.asynccontextmanager
-async def faultless_after(
-    *engines: StandInEngine, **settings: Any
-) -> AsyncIterator[RunningRouter]:
+async def faultless_after(*engines: StandInEngine, **settings: Any) -> AsyncIterator[RunningRouter]:
     """A router over `engines`; when the test is done with it, nothing of its requests is left."""
     async with running_router(*(engine.url for engine in engines), **settings) as router:
         before = await Traces.taken(router)
