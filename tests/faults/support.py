@@ -22,6 +22,7 @@ from tests.support import RunningRouter, eventually, running_router
 FAST: dict[str, Any] = {"step_ms": 0.2, "prefill_ms": 0}
 TRACE, ANSWER = "First 2 + 2 < 5.\n\nThat is 4 🙂.", "It is \\boxed{4}, so <b>4</b>."
 MESSAGE = "script:" + json.dumps({"think": f"{TRACE}\n", "answer": f"\n\n{ANSWER}"})
+SSE = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 CHAT = "/v1/chat/completions"
 
 Play = Callable[[asyncio.Transport], Awaitable[None]]
@@ -74,6 +75,11 @@ def sending(*parts: bytes, then: str = "keep") -> Play:
             await until_closed(transport)
 
     return play
+
+
+def chunk(data: bytes) -> bytes:
+    """`data` as one HTTP chunk (RFC 9112, section 7.1)."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
 
 
 async def until_closed(transport: asyncio.Transport) -> None:
@@ -190,7 +196,7 @@ class Traces(NamedTuple):
     def now(cls, router: RunningRouter) -> Traces:
         replicas = router.router.replicas.replicas
         num_connections = sum(replica.client.num_connections for replica in replicas)
-        tasks = Counter(_name(task) for task in asyncio.all_tasks())
+        tasks = Counter(_name(task) for task in asyncio.all_tasks() - {asyncio.current_task()})
         num_fds = len(os.listdir("/proc/self/fd"))
         return cls(tasks, num_fds - 2 * num_connections)  # two: the engines are of this process
 

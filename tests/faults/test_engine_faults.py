@@ -20,9 +20,11 @@ from tests.faults.support import (
     ANSWER,
     FAST,
     MESSAGE,
+    SSE,
     TRACE,
     Play,
     PlayedEngine,
+    chunk,
     faultless_after,
     recorded,
     sending,
@@ -30,13 +32,8 @@ from tests.faults.support import (
 )
 from tests.support import RunningRouter, eventually
 
-SSE = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 JSON = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
 END = b"0\r\n\r\n"
-
-
-def chunk(data: bytes) -> bytes:
-    return b"%x\r\n%b\r\n" % (len(data), data)
 
 
 def endless(piece: bytes, num_mib: int, head: bytes = b"") -> Play:
@@ -73,7 +70,9 @@ FAULTS: dict[str, Play] = {
     "an empty stream": sending(SSE + END),
     "garbage events": sending(SSE, chunk(b"data: \x00\xff\xfe{[\n\ndata: ]\n\n"), END),
     "text that is not UTF-8": sending(
-        SSE, chunk(b'data: {"choices":[{"index":0,"delta":{"content":"\xff\xfe"}}]}\n\n'), END
+        SSE,
+        chunk(b'data: {"choices":[{"index":0,"delta":{"content":"\xff\xfe"}}]}\n\n'),
+        END,
     ),
     "half an event": sending(SSE, chunk(b'data: {"choices":[{"ind'), END),
     "truncated JSON": sending(SSE, chunk(b'data: {"choices":[{"index":0,"del\n\n'), END),
