@@ -82,3 +82,5 @@ class CompletionReply(EngineResponse):
 
         async with writer:
             await reply.pipe(sink)
+        if not self.started:
+            raise UpstreamError("the engine's stream was empty")

@@ -134,7 +134,7 @@ class Generation:
             await reply.pipe(sink)
         except (*UNREADABLE, SSETooLong) as exc:
             raise UpstreamError(f"the engine's stream could not be read: {exc}") from exc
-        if complete:
+        if complete and all(choice.ended for choice in self._choices):
             reply.detach()
         elif not self._stopped():
             raise UpstreamError("the engine's stream ended before it was complete")
