@@ -8,15 +8,21 @@ import contextlib
 import io
 import json
 import os
+import re
+import subprocess
+import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from http.client import HTTPResponse
 from typing import Any, NamedTuple, cast
 
 import httpx
+import psutil
 
 from benchmarks.stand_in import Connection, Options, StandInEngine
+from serve.engine_process import free_port
+from tests.conftest import ROOT, Program
 from tests.support import RunningRouter, eventually, running_router
 
 FAST: dict[str, Any] = {"step_ms": 0.2, "prefill_ms": 0}
@@ -171,6 +177,41 @@ async def exchange(url: str, request: bytes, within_s: float = 20) -> bytes:
             return b"".join(parts)
     finally:
         writer.close()
+
+
+# --- processes ----------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def stand_in_process(*options: str) -> Iterator[str]:
+    """The URL of a stand-in engine in a process of its own."""
+    port = str(free_port("127.0.0.1"))
+    command = [sys.executable, "-m", "benchmarks.stand_in", "--port", port, *options]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout
+            process.stdout.readline()
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+
+
+@contextlib.contextmanager
+def router_over(engine_url: str) -> Iterator[tuple[str, psutil.Process]]:
+    """The ready router's URL and process."""
+    program = Program("router", "--engine-url", engine_url, "--port", "0")
+    try:
+        line = program.wait_for(" at http", 30)
+        match = re.search(r"http://[\d.:]+", line.rpartition(" at ")[2])
+        assert match
+        deadline = time.monotonic() + 30
+        while httpx.get(f"{match[0]}/ready").status_code != 200:
+            assert time.monotonic() < deadline, "the router did not become ready"
+            time.sleep(0.05)
+        yield match[0], psutil.Process(program.process.pid)
+        assert program.stop() == 0
+    finally:
+        program.close()
 
 
 # --- what is left -------------------------------------------------------------------------------

@@ -10,19 +10,15 @@ import asyncio
 import contextlib
 import random
 import re
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import httpx
-import psutil
 import pytest
 
-from tests.conftest import ROOT, Program, RunningEngine
-from tests.faults.support import chat_body, connect, request_bytes
+from tests.conftest import RunningEngine
+from tests.faults.support import chat_body, connect, request_bytes, router_over, stand_in_process
 
 NUM_STREAMS = 2000
 NUM_REAL_STREAMS = 400
@@ -33,37 +29,9 @@ WITHIN_S = 2.0
 
 @pytest.fixture
 def stand_in() -> Iterator[str]:
-    """The URL of a stand-in engine in a process of its own."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    options = ["--step-ms", "50", "--think-tokens", "100", "--max-num-seqs", "128"]
-    command = [sys.executable, "-m", "benchmarks.stand_in", "--port", str(port), *options]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout
-            process.stdout.readline()
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.terminate()
-
-
-@contextlib.contextmanager
-def router_over(engine_url: str) -> Iterator[tuple[str, psutil.Process]]:
-    """The ready router's URL and process."""
-    program = Program("router", "--engine-url", engine_url, "--port", "0")
-    try:
-        line = program.wait_for(" at http", 30)
-        match = re.search(r"http://[\d.:]+", line.rpartition(" at ")[2])
-        assert match
-        deadline = time.monotonic() + 30
-        while httpx.get(f"{match[0]}/ready").status_code != 200:
-            assert time.monotonic() < deadline, "the router did not become ready"
-            time.sleep(0.05)
-        yield match[0], psutil.Process(program.process.pid)
-        assert program.stop() == 0
-    finally:
-        program.close()
+    options = ("--step-ms", "50", "--think-tokens", "100", "--max-num-seqs", "128")
+    with stand_in_process(*options) as url:
+        yield url
 
 
 async def storm(url: str, num_streams: int, longest_s: float, **fields: Any) -> int:
