@@ -245,7 +245,7 @@ class Traces(NamedTuple):
     async def taken(cls, router: RunningRouter) -> Traces:
         """The most of several looks: probes come and go."""
         looks = []
-        for _ in range(10):
+        for _ in range(6):
             looks.append(cls.now(router))
             await asyncio.sleep(0.01)
         tasks: Counter[str] = Counter()

@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
+import pytest_asyncio
 
 from benchmarks.stand_in import Options, StandInEngine
 from serve.settings import ServerSettings
@@ -24,23 +25,38 @@ from tests.faults.support import (
     MESSAGE,
     SSE,
     PlayedEngine,
+    Traces,
     chat_body,
     chunk,
     connect,
     exchange,
     faultless_after,
+    no_trace_left,
     parse_reply,
     request_bytes,
 )
-from tests.support import RunningRouter, eventually
+from tests.support import RunningRouter, eventually, running_router
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 SLOW: dict[str, Any] = {"step_ms": 2, "prefill_ms": 1, "think_tokens": 5000}
 
 
-@pytest.fixture
-async def router() -> AsyncIterator[RunningRouter]:
-    async with StandInEngine(Options(**FAST)) as engine, faultless_after(engine) as router:
-        yield router
+Shared = tuple[StandInEngine, RunningRouter, Traces]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared() -> AsyncIterator[Shared]:
+    async with StandInEngine(Options(**FAST)) as engine, running_router(engine.url) as router:
+        await assert_serves(router)  # its connection is kept from here on
+        yield engine, router, await Traces.taken(router)
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def router(shared: Shared) -> AsyncIterator[RunningRouter]:
+    """One router for many tests, each of which leaves it without a trace."""
+    engine, router, before = shared
+    yield router
+    await no_trace_left(router, (engine,), before)
 
 
 async def assert_serves(router: RunningRouter) -> None:

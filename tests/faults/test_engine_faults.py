@@ -151,22 +151,21 @@ def joined(events: list[str], field: str) -> str:
     return "".join(delta.get(field) or "" for delta in deltas)
 
 
-@pytest.mark.parametrize("name", [*FAULTS, *ANSWERS])
-async def test_alone_it_ends_with_one_clear_error(name: str) -> None:
+@pytest.mark.parametrize("stream", [True, False])
+async def test_alone_it_ends_with_one_clear_error(stream: bool) -> None:
     """A status or an error event, in OpenAI's shape; the router lives on and serves again."""
-    async with behind_router((FAULTS | ANSWERS)[name]) as (engine, router):
-        for stream in (True, False):
-            await eventually(lambda: bool(router.router.replicas.ready))
-            num_played = engine.num_played
+    async with behind_router(sending()) as (engine, router):
+        for name, play in (FAULTS | ANSWERS).items():
+            engine.play, num_played = play, engine.num_played
             error = await ask(router, stream)
-            assert error is not None
+            assert error is not None, name
             assert error.keys() == {"message", "type", "param", "code"}
             assert error["type"] == "server_error"
-            assert error["code"] in ("engine_error", "engine_timeout"), error
-            assert engine.num_played > num_played
-        engine.play = None
-        await eventually(lambda: bool(router.router.replicas.ready))
-        assert await ask(router, stream=True) is None
+            assert error["code"] in ("engine_error", "engine_timeout"), (name, error)
+            assert engine.num_played > num_played, name
+            engine.play = None
+            await eventually(lambda: bool(router.router.replicas.ready))
+            assert await ask(router, stream) is None, name
 
 
 @pytest.mark.parametrize("name", FAULTS)

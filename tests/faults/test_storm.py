@@ -22,7 +22,7 @@ from tests.faults.support import chat_body, connect, request_bytes, router_over,
 
 NUM_STREAMS = 2000
 NUM_REAL_STREAMS = 400
-AT_ONCE = 150
+AT_ONCE = 200
 """Streams open at a time: two cores carry the clients, the router and the engine."""
 WITHIN_S = 2.0
 
@@ -87,7 +87,7 @@ async def test_two_thousand_streams_cut_at_random_moments(stand_in: str) -> None
 
             await calm(readings)
             num_fds = process.num_fds()
-            num_begun = await storm(url, NUM_STREAMS, 1.5)
+            num_begun = await storm(url, NUM_STREAMS, 1.2)
             assert num_begun > NUM_STREAMS / 10, "the storm was to hit flowing streams too"
             await calm(readings)
             assert (await http.get(f"{url}/ready")).status_code == 200

@@ -38,7 +38,7 @@ from tests.support import RunningRouter, eventually
 
 Run = Callable[[Awaitable[Any]], Any]
 BOUNDED = settings(
-    max_examples=100,
+    max_examples=60,
     deadline=None,
     derandomize=True,  # the same bytes in every run: a failure is the change's, not chance's
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
