@@ -840,7 +840,7 @@ class StandInEngine:
         self.requests.append(record)
         body = record["body"] = self._body(data)
         if self.draining:
-            raise ApiError(500, "EngineCore is shutting down", "InternalServerError")
+            raise ApiError(500, "cannot schedule new futures after shutdown", "InternalServerError")
         call = Call(self, connection, path == "/v1/chat/completions", body)
         fault = call.fault
         if fault and fault.kind == "status":

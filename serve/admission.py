@@ -1,33 +1,163 @@
-"""Who may run now. One gate over all generations: a slot each, or a refusal at once."""
+"""The gate that every generation passes: a slot at once, a place in the line, or a refusal.
+
+Who gets what is decided in `serve.waiting` and, for keys, in `serve.limits`; here is what waits and
+wakes up.
+"""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
 
 from serve.errors import TooManyRequests
+from serve.limits import Account
+from serve.shared import RUNNING, Counters
+from serve.waiting import Policy, Waiter
 
-RETRY_AFTER_S = 1.0
+POLL_S = 0.02
+"""While someone waits: time-outs, slots that another worker freed, replicas that came back."""
+BATCH_PRIORITY = 10
+"""Of work that nobody sits in front of; interactive work has 0. vLLM's scale: lower runs first."""
+BATCH_TIER = "flex"
+"""OpenAI's name for slower, cheaper processing, as `service_tier`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What decides on a request's place. `who` tells a client that comes back from a newcomer
+    (`serve.pacing.Appointments`)."""
+
+    priority: int = 0
+    account: Account | None = None
+    who: int = 0
+
+
+def priority_of(asked: int | None, service_tier: str | None, best: int | None) -> int:
+    """A request's priority by what it says itself; `best` is the best its key may have."""
+    if asked is None:
+        asked = BATCH_PRIORITY if service_tier == BATCH_TIER else best or 0
+    return asked if best is None else max(asked, best)
 
 
 class Gate:
-    """Counts running generations up to `max_in_flight`."""
+    """Slots for `max_in_flight` generations over all workers, fewer where `replica_capacity` says
+    so (None: it doesn't limit), and a line for those who must wait."""
 
-    def __init__(self, max_in_flight: int) -> None:
-        self._max_in_flight = max_in_flight
-        self.num_in_flight = 0
+    def __init__(
+        self,
+        max_in_flight: int,
+        *,
+        max_queued: int,
+        queue_timeout_s: float,
+        counters: Counters | None = None,
+        replica_capacity: Callable[[], int | None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        def capacity() -> int:
+            replicas = replica_capacity()
+            return max_in_flight if replicas is None else min(max_in_flight, replicas)
 
-    @contextlib.contextmanager
-    def slot(self) -> Iterator[None]:
-        """Holds a slot for the body of the `with`. Raises `TooManyRequests`."""
-        if self.num_in_flight >= self._max_in_flight:
-            raise TooManyRequests(
-                f"{self.num_in_flight} requests are running, the limit of this server; "
-                "try again shortly",
-                retry_after_s=RETRY_AFTER_S,
-            )
-        self.num_in_flight += 1
+        self._counters = Counters.alone() if counters is None else counters
+        self._policy = Policy(
+            self._counters, capacity, max_queued=max_queued, queue_timeout_s=queue_timeout_s
+        )
+        self._poll_timer: asyncio.TimerHandle | None = None
+        self.clock = clock
+
+    @property
+    def num_in_flight(self) -> int:
+        """Running generations of this worker."""
+        return self._counters.own(RUNNING)
+
+    @property
+    def num_queued(self) -> int:
+        """Those that wait at this worker."""
+        return len(self._policy.line)
+
+    def admit(self, claim: Claim) -> Admission:
+        """`async with` it around the generation; entering raises `TooManyRequests`."""
+        return Admission(self, claim)
+
+    async def enter(self, claim: Claim) -> None:
+        """Returns with a slot, for `leave` to give back. Cancelling it leaves nothing behind.
+        Raises `TooManyRequests`."""
+        waiter = self._policy.arrive(claim.priority, claim.who, self.clock())
+        if waiter is not None:
+            await self._wait(waiter)
+
+    def leave(self) -> None:
+        self._policy.leave(self.clock())
+
+    async def _wait(self, waiter: Waiter) -> None:
+        loop = asyncio.get_running_loop()
+        waiter.future = loop.create_future()
+        self._policy.dispatch(self.clock())
+        if self._poll_timer is None:
+            self._poll_timer = loop.call_later(POLL_S, self._poll, loop)
         try:
-            yield
-        finally:
-            self.num_in_flight -= 1
+            await waiter.future
+        except asyncio.CancelledError:
+            if waiter.admitted:
+                self.leave()
+            else:
+                self._policy.remove(waiter)
+            raise
+
+    def _poll(self, loop: asyncio.AbstractEventLoop) -> None:
+        now_s = self.clock()
+        self._policy.dispatch(now_s)
+        self._policy.expire(now_s)
+        waits = bool(self._policy.line)
+        self._poll_timer = loop.call_later(POLL_S, self._poll, loop) if waits else None
+
+
+class Admission:
+    """One request's way through the gate: `async with` holds its slot."""
+
+    __slots__ = ("_gate", "claim", "waited_s")
+
+    def __init__(self, gate: Gate, claim: Claim) -> None:
+        self._gate = gate
+        self.claim = claim
+        self.waited_s: float | None = None
+        """From the gate to a slot; None for one that got none."""
+
+    async def __aenter__(self) -> Self:
+        account, began_s = self.claim.account, self._gate.clock()
+        if account is not None:
+            account.enter(began_s)
+        try:
+            await self._gate.enter(self.claim)
+        except BaseException as exc:
+            if account is not None:
+                account.leave()
+                if isinstance(exc, TooManyRequests):
+                    account.refund()
+            raise
+        self.waited_s = self._gate.clock() - began_s
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self._gate.leave()
+        if self.claim.account is not None:
+            self.claim.account.leave()
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """What a keyed reply says of the key's limits."""
+        account = self.claim.account
+        return [] if account is None else account.headers(self._gate.clock())
+
+    def charge(self, num_tokens: int) -> None:
+        """What the request spent, against the key's tokens per minute."""
+        if self.claim.account is not None:
+            self.claim.account.charge(num_tokens)
+
+    @property
+    def key_name(self) -> str | None:
+        return None if self.claim.account is None else self.claim.account.name

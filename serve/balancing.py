@@ -1,5 +1,5 @@
 """Which of the replicas that can take a request gets it: three policies. Pure: randomness is passed
-in, load comes with the candidates. `docs/decisions/0006-balancing.md` has the comparison.
+in, load comes with the candidates. `docs/decisions/0007-balancing.md` has the comparison.
 """
 
 from __future__ import annotations
@@ -7,14 +7,19 @@ from __future__ import annotations
 import hashlib
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal, Protocol, TypeVar
+
+from serve.protocol import Message
 
 Balancing = Literal["least_loaded", "round_robin", "prefix_affinity"]
 
 BOUND = 1.25
 """A replica takes at most this times the mean load for the sake of a prefix (consistent hashing
 with bounded loads, Mirrokni et al. 2016)."""
+SLACK = 4
+"""Or this many requests more than the mean: an engine that runs 5 sequences instead of 1 hardly
+notices, while reading a prompt again costs."""
 OPENING_CHARACTERS = 2048
 """Of each text that goes into an affinity key."""
 
@@ -37,8 +42,8 @@ class Policy(Protocol):
 
 
 class LeastLoaded:
-    """The less loaded of two taken at random. Of all would be better if loads were known exactly;
-    they are seconds old, and several routers would all run to the same replica."""
+    """The less loaded of two taken at random. The least of all would be better if loads were known
+    exactly; they are seconds old, and several routers would all run to the same replica."""
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
@@ -73,8 +78,8 @@ class PrefixAffinity:
     def choose(self, candidates: Sequence[C], affinity: bytes | None) -> C:
         if affinity is None or len(candidates) == 1:
             return self._fallback.choose(candidates, None)
-        total = sum(candidate.load for candidate in candidates)
-        most = math.ceil(self._bound * (total + 1) / len(candidates))
+        mean = (sum(candidate.load for candidate in candidates) + 1) / len(candidates)
+        most = max(math.ceil(self._bound * mean), mean + SLACK)
         ranked = sorted(candidates, key=lambda it: rendezvous(affinity, it.url), reverse=True)
         return next((candidate for candidate in ranked if candidate.load < most), ranked[0])
 
@@ -90,19 +95,14 @@ def make_policy(name: Balancing, rng: random.Random) -> Policy:
     return LeastLoaded(rng) if name == "least_loaded" else PrefixAffinity(rng)
 
 
-def affinity_key(messages: Sequence[Mapping[str, object]]) -> bytes:
+def affinity_key(messages: Iterable[Message]) -> bytes:
     """What all turns of one conversation share and few others do: its system texts and its first
-    user turn, 16 bytes of hash."""
+    user turn, 16 bytes of hash. The contents are plain text (`parse_chat`)."""
     digest = hashlib.blake2b(digest_size=16)
     for message in messages:
-        digest.update(_text(message.get("content"))[:OPENING_CHARACTERS].encode("utf-8", "replace"))
+        text = message.content if isinstance(message.content, str) else ""
+        digest.update(text[:OPENING_CHARACTERS].encode("utf-8", "replace"))
         digest.update(b"\0")
-        if message.get("role") == "user":
+        if message.role == "user":
             break
     return digest.digest()
-
-
-def _text(content: object) -> str:
-    if isinstance(content, list):
-        return "".join(_text(part.get("text")) for part in content if isinstance(part, dict))
-    return content if isinstance(content, str) else ""

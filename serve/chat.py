@@ -8,8 +8,8 @@ from collections.abc import Iterable
 
 from starlette.types import Message, Send
 
-from serve.admission import Gate
-from serve.generation import Generation
+from serve.admission import Admission
+from serve.generation import Generation, Usage
 from serve.presets import Plan
 from serve.reply import Head, StreamReply, WholeReply
 from serve.response import DisconnectGuard, EngineResponse, body_part
@@ -32,11 +32,11 @@ class ChatReply(EngineResponse):
         generation: Generation,
         head: Head,
         *,
-        gate: Gate,
+        admission: Admission,
         telemetry: Telemetry,
         watch: Stopwatch,
     ) -> None:
-        super().__init__(gate, telemetry, watch, plan.preset)
+        super().__init__(admission, telemetry, watch, plan.preset)
         self._plan = plan
         self._generation = generation
         self._head = head
@@ -57,11 +57,15 @@ class ChatReply(EngineResponse):
         )
 
     async def run(self, send: Send, guard: DisconnectGuard) -> None:
+        self.raw_headers += self.admission.headers()
         await self._generation.start()
         await (self._stream if self._plan.stream else self._whole)(send, guard)
 
     def close(self) -> None:
         self._generation.close()
+
+    def used(self) -> Usage:
+        return self._generation.usage
 
     def ended(self, outcome: str) -> None:
         super().ended(outcome)
@@ -69,9 +73,10 @@ class ChatReply(EngineResponse):
         self.telemetry.count(usage, self.preset)
         self.telemetry.failed_over(self._generation.num_failovers)
         log.info(
-            "%s %s preset=%s stream=%s %s %.0f ms failovers=%d %s",
+            "%s %s key=%s preset=%s stream=%s %s %.0f ms failovers=%d %s",
             self._head.id,
             self.route,
+            self.admission.key_name,
             self.preset,
             self._plan.stream,
             outcome,

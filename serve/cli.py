@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import shlex
+import signal
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -21,6 +23,8 @@ import uvloop
 from serve import __version__
 from serve.console import Console, ConsoleHandler
 from serve.engine import Machine, engine_command, find_machine
+from serve.key_commands import key_app
+from serve.keys import check_exposure
 from serve.settings import (
     EngineSettings,
     RouterSettings,
@@ -40,11 +44,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(key_app, name="key")
 
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", help="Settings file (TOML); docs/configuration.md.")
 ]
 HostOption = Annotated[str | None, typer.Option("--host", help="Address the router listens on.")]
+WorkersOption = Annotated[
+    int | None, typer.Option("--workers", min=1, help="Router processes on the one port.")
+]
 PortOption = Annotated[int | None, typer.Option("--port", help="The router's port; 0: a free one.")]
 ModelOption = Annotated[
     str | None, typer.Option("--model", help="Directory, or repository on the Hugging Face hub.")
@@ -65,6 +73,7 @@ def up(
     num_replicas: Annotated[
         int | None, typer.Option("--num-replicas", min=1, help="Engines to start.")
     ] = None,
+    workers: WorkersOption = None,
 ) -> None:
     """Start the engines and the router, and serve until Ctrl-C or SIGTERM.
 
@@ -75,15 +84,35 @@ def up(
     with _clear_errors():
         from serve import launch
 
-        machine = _find_machine()
-        settings = load_settings(config or config_dir() / f"{machine.device}.toml")
-        settings = _with_server(settings, host, port)
-        engine = _with_model(settings.engine, model, served_name)
-        engine = _replace(engine, num_replicas=num_replicas)
-        settings = _validated(msgspec.structs.replace(settings, engine=engine))
+        def read() -> tuple[Settings, Machine]:
+            machine = _find_machine()
+            settings = _settings_for(machine, config)
+            settings = _with_server(settings, host=host, port=port, workers=workers)
+            engine = _with_model(settings.engine, model, served_name)
+            engine = _replace(engine, num_replicas=num_replicas)
+            return _validated(msgspec.structs.replace(settings, engine=engine)), machine
+
+        settings, machine = read()
         _configure_logging(console, settings)
-        _run(launch.up(settings, machine, console, _router_runner(console)))
+        _run(launch.up(settings, machine, console, _router_runner(console), read))
     raise typer.Exit(0)
+
+
+@app.command()
+def restart(
+    config: ConfigOption = None,
+    port: Annotated[
+        int | None, typer.Option("--port", help="The router's port, where several `up` run.")
+    ] = None,
+) -> None:
+    """Let the running `up` restart its engines one by one, with the settings read again."""
+    with _clear_errors():
+        from serve import running
+        from serve.launch import log_dir
+
+        found = running.find(log_dir(_settings_for(_find_machine(), config).engine), port)
+        os.kill(found.pid, signal.SIGUSR1)
+        typer.echo(f"Asked pid {found.pid} to restart its engines; it tells how that goes.")
 
 
 @app.command()
@@ -102,7 +131,7 @@ def engine(
         from serve import launch
 
         machine = _find_machine()
-        settings = load_settings(config or config_dir() / f"{machine.device}.toml")
+        settings = _settings_for(machine, config)
         changed = _with_model(settings.engine, model, served_name)
         changed = _replace(changed, port=port, num_replicas=1)
         settings = _validated(msgspec.structs.replace(settings, engine=changed))
@@ -131,18 +160,33 @@ def router(
     host: HostOption = None,
     port: PortOption = None,
     config: ConfigOption = None,
+    workers: WorkersOption = None,
 ) -> None:
     """Start the router alone over engines that run elsewhere (no vLLM needed here)."""
     console = Console()
     with _clear_errors():
         from serve.discovery import make_source
 
-        settings = _with_server(load_settings(config), host, port)
+        settings = _with_server(load_settings(config), host=host, port=port, workers=workers)
         changed = _with_engines(settings.router, engine_url, engine_dns, engine_file)
         settings = _validated(msgspec.structs.replace(settings, router=changed))
         make_source(changed)
         _configure_logging(console, settings)
         _run(_router_alone(settings, console))
+    raise typer.Exit(0)
+
+
+@app.command(hidden=True)
+def worker() -> None:
+    """One of several router processes; `--workers` starts it and tells it what to do."""
+    console = Console()
+    with _clear_errors():
+        from serve import workers
+
+        assignment = workers.read_assignment()
+        if assignment is not None:
+            _configure_logging(console, assignment.settings)
+            _run(workers.work(assignment))
     raise typer.Exit(0)
 
 
@@ -156,22 +200,26 @@ def version() -> None:
 
 def _router_runner(console: Console) -> Callable[[Settings], Coroutine[Any, Any, None]]:
     async def run_router(settings: Settings) -> None:
-        from serve import server
+        from serve import server, workers
         from serve.router import build_app
 
         def announce(url: str) -> None:
             console.line(f"Serving {settings.engine.served_name} at {url} (docs at {url}/docs).")
 
-        await server.run(build_app(settings), settings.server, on_started=announce)
+        if settings.server.workers == 1:
+            await server.run(build_app(settings), settings.server, on_started=announce)
+        else:
+            await workers.run(settings, on_started=announce)
 
     return run_router
 
 
 async def _router_alone(settings: Settings, console: Console) -> None:
-    from serve.launch import StopSignals
+    from serve.supervise import StopSignals, until_stopped
 
-    with StopSignals().installed():  # uvicorn raises its signal again at the end: not our death
-        await _router_runner(console)(settings)
+    signals = StopSignals()
+    with signals.installed():
+        await until_stopped(_router_runner(console)(settings), signals)
 
 
 def _find_machine() -> Machine:
@@ -184,8 +232,14 @@ def _find_machine() -> Machine:
     return machine
 
 
-def _with_server(settings: Settings, host: str | None, port: int | None) -> Settings:
-    return msgspec.structs.replace(settings, server=_replace(settings.server, host=host, port=port))
+def _settings_for(machine: Machine, config: Path | None) -> Settings:
+    return load_settings(config or config_dir() / f"{machine.device}.toml")
+
+
+def _with_server(settings: Settings, **changes: object) -> Settings:
+    server = _replace(settings.server, **changes)
+    check_exposure(server)
+    return msgspec.structs.replace(settings, server=server)
 
 
 def _with_engines(
@@ -236,6 +290,7 @@ def _run(main: Coroutine[Any, Any, None]) -> None:
 def _clear_errors() -> Iterator[None]:
     """Errors that a person can mend: a sentence and an exit status, no traceback."""
     from serve.engine_faults import EngineStartError
+    from serve.running import NotRunning
     from serve.server import ServerError
 
     try:
@@ -243,6 +298,6 @@ def _clear_errors() -> Iterator[None]:
     except SettingsError as exc:
         typer.echo(f"r1-serve: {exc}", err=True)
         raise typer.Exit(2) from None
-    except (EngineStartError, ServerError) as exc:
+    except (EngineStartError, NotRunning, ServerError) as exc:
         typer.echo(f"r1-serve: {exc}", err=True)
         raise typer.Exit(1) from None

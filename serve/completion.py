@@ -1,20 +1,78 @@
-"""Plain completions pass through: the engine's bytes, unread.
+"""Plain completions pass through: the engine's bytes, read only where a key pays for the tokens.
 
-So an engine's failure is made good elsewhere only until the first of them has gone out."""
+So an engine's failure is made good elsewhere only until the first of them has gone out.
+"""
 
 from __future__ import annotations
 
 import msgspec
 from starlette.types import Message, Send
 
-from serve.admission import Gate
+from serve.admission import Admission
 from serve.connection import Reply
 from serve.errors import UpstreamError
-from serve.generation import MAX_FAILOVERS
+from serve.generation import MAX_FAILOVERS, Usage
 from serve.replicas import Lease, Replica, ReplicaSet
 from serve.response import DisconnectGuard, EngineResponse, body_part
+from serve.sse import DONE, SSEDecoder, SSETooLong, encode
 from serve.telemetry import Stopwatch, Telemetry
+from serve.wire import EngineUsage
 from serve.writer import ClientWriter
+
+
+class _Metered(msgspec.Struct):
+    choices: list[msgspec.Raw] = []
+    usage: EngineUsage | None = None
+
+
+class Meter:
+    """Reads what a completion spent. A stream is asked to tell, in a last event that is kept from
+    clients that did not ask for it; where it breaks off, each choice of an event is a token."""
+
+    def __init__(self, body: dict[str, object]) -> None:
+        """Changes `body`, the engine's."""
+        self.begin()
+        options = body.get("stream_options")
+        asked: dict[str, object] = options if isinstance(options, dict) else {}
+        self._hides_usage = not asked.get("include_usage")
+        if body.get("stream"):
+            body["stream_options"] = asked | {"include_usage": True}
+
+    def begin(self) -> None:
+        """An engine is asked, maybe after another has failed: what that one sent is forgotten."""
+        self.usage = Usage()
+        self.is_complete = False
+        """Whether a stream has come to its `[DONE]`."""
+        self._decoder = SSEDecoder()
+
+    def feed(self, data: bytes) -> bytes:
+        """The events in `data` and before it that are complete, for the client. Raises
+        `UpstreamError`."""
+        try:
+            events = self._decoder.feed(data)
+        except SSETooLong as exc:
+            raise UpstreamError(f"the engine's stream could not be read: {exc}") from exc
+        return b"".join([encode(event) for event in events if self._passes(event)])
+
+    def _passes(self, event: bytes) -> bool:
+        if event == DONE:
+            self.is_complete = True
+            return True
+        told = self.read(event)
+        return not (self._hides_usage and told.usage is not None and not told.choices)
+
+    def read(self, body: bytes) -> _Metered:
+        """Takes a whole reply or an event into account. Raises `UpstreamError`."""
+        try:
+            told = msgspec.json.decode(body, type=_Metered)
+        except msgspec.DecodeError as exc:
+            raise UpstreamError(f"the engine's reply could not be read: {exc}") from exc
+        if told.usage is not None:
+            self.usage.prompt_tokens = told.usage.prompt_tokens
+            self.usage.completion_tokens = told.usage.completion_tokens or 0
+        else:
+            self.usage.completion_tokens += len(told.choices)
+        return told
 
 
 class CompletionReply(EngineResponse):
@@ -26,12 +84,13 @@ class CompletionReply(EngineResponse):
         self,
         body: dict[str, object],
         replicas: ReplicaSet,
-        gate: Gate,
+        admission: Admission,
         telemetry: Telemetry,
         watch: Stopwatch,
     ) -> None:
-        super().__init__(gate, telemetry, watch, preset="")
+        super().__init__(admission, telemetry, watch, preset="")
         self._body = body
+        self._meter = Meter(body) if admission.key_name is not None else None
         self._replicas = replicas
         self._lease: Lease | None = None
 
@@ -42,6 +101,8 @@ class CompletionReply(EngineResponse):
             lease = self._lease = await self._replicas.open(
                 model, self.route, lambda _: message, avoid=failed
             )
+            if self._meter is not None:
+                self._meter.begin()
             try:
                 return await self._pass_on(lease.reply, send, guard)
             except UpstreamError as exc:
@@ -51,6 +112,9 @@ class CompletionReply(EngineResponse):
                 if self.started or len(failed) > MAX_FAILOVERS or not self._replicas.may_retry():
                     raise
 
+    def used(self) -> Usage:
+        return Usage() if self._meter is None else self._meter.usage
+
     def close(self) -> None:
         if self._lease is not None:
             self._lease.close()
@@ -58,12 +122,15 @@ class CompletionReply(EngineResponse):
     async def _pass_on(self, reply: Reply, send: Send, guard: DisconnectGuard) -> None:
         content_type = reply.headers.get("content-type", "application/json").encode("latin-1")
         headers = [(b"content-type", content_type), (b"cache-control", b"no-store")]
+        headers += self.admission.headers()
         start: Message = {"type": "http.response.start", "status": 200, "headers": headers}
         body = b""
         if self._body.get("stream"):
             await self._pipe(reply, send, start)
         else:
             body = await reply.read_all()
+            if self._meter is not None:
+                self._meter.read(body)
             headers.append((b"content-length", b"%d" % len(body)))
             await send(start)
             self.started = True
@@ -74,6 +141,10 @@ class CompletionReply(EngineResponse):
         writer = ClientWriter(send, reply.pause, reply.resume)
 
         def sink(data: bytes) -> bool:
+            if self._meter is not None:
+                data = self._meter.feed(data)
+                if not data:
+                    return True
             if not self.started:
                 self.started = True
                 writer.write(start)
@@ -82,5 +153,5 @@ class CompletionReply(EngineResponse):
 
         async with writer:
             await reply.pipe(sink)
-        if not self.started:
-            raise UpstreamError("the engine's stream was empty")
+        if not self.started or not (self._meter is None or self._meter.is_complete):
+            raise UpstreamError("the engine's stream ended before it was complete")

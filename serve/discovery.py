@@ -153,7 +153,10 @@ class DnsSource:
 async def addresses(name: str, port: int) -> set[str]:
     """Every IPv4 and IPv6 address of `name`. Raises `OSError`."""
     loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(name, port, type=socket.SOCK_STREAM)
+    try:
+        found = await loop.getaddrinfo(name, port, type=socket.SOCK_STREAM)
+    except UnicodeError as exc:  # a label that IDNA can't encode
+        raise OSError(str(exc)) from exc
     return {str(address[0]) for *_, address in found}
 
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import socket
 import sys
 import time
 from asyncio.subprocess import PIPE, STDOUT, Process
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TextIO
 from urllib.parse import urlsplit
@@ -33,6 +34,7 @@ NUM_TAIL_LINES = 400
 """Enough for the tracebacks of vLLM's processes, which say the cause first."""
 KILL_WAIT_S = 5.0
 
+FIRST_PHASE = "importing vLLM"
 _PHASES = (
     ("non-default args", "reading the model's configuration"),
     ("Initializing a V1 LLM engine", "starting the engine core"),
@@ -55,12 +57,18 @@ class EngineLog:
         """`echo` gets every line, without its line end."""
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
-        self.phase = "importing vLLM"
+        self.phase = FIRST_PHASE
         self.tail: deque[str] = deque(maxlen=NUM_TAIL_LINES)
         self.echoes = True
         """False keeps the lines to the file: vLLM's own shutdown logs errors that are none."""
         self._echo = echo
         self._file: TextIO = path.open("a", encoding="utf-8", buffering=1)
+
+    def begin(self, argv: Sequence[str]) -> None:
+        """A new start: what earlier ones said explains nothing any more."""
+        self.tail.clear()
+        self.phase = FIRST_PHASE
+        self.write("$ " + " ".join(argv))
 
     def write(self, line: str) -> None:
         self.tail.append(line)
@@ -100,7 +108,7 @@ class EngineProcess:
     async def start(self) -> None:
         """Raises `EngineStartError` where it is plain beforehand that the start must fail."""
         check_start(self.command)
-        self.log.write("$ " + " ".join(self.command.argv))
+        self.log.begin(self.command.argv)
         self._process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-I", "-S", str(tether.__file__)),
             *self.command.argv,
@@ -191,19 +199,34 @@ class EngineProcess:
 
 async def is_healthy(url: str) -> bool:
     """Whether `GET /health` answers 200."""
+    return await _get(url, "/health") is not None
+
+
+async def num_requests(url: str) -> int | None:
+    """Running and waiting requests by the engine's own metrics; None where it doesn't tell."""
+    text = await _get(url, "/metrics")
+    if text is None:
+        return None
+    counts = re.findall(rb"^vllm:num_requests_(?:running|waiting)(?:{.*})? (\S+)$", text, re.M)
+    return round(sum(map(float, counts)))
+
+
+async def _get(url: str, path: str) -> bytes | None:
+    """All that comes after the status line; None where the status isn't 200."""
     address = urlsplit(url)
-    request = f"GET /health HTTP/1.0\r\nHost: {address.netloc}\r\n\r\n".encode()
+    request = f"GET {path} HTTP/1.0\r\nHost: {address.netloc}\r\n\r\n".encode()
     try:
         async with asyncio.timeout(HEALTH_TIMEOUT_S):
             reader, writer = await asyncio.open_connection(address.hostname, address.port)
             try:
                 writer.write(request)
                 status = await reader.readline()
+                good = status.split()[1:2] == [b"200"]
+                return await reader.read() if good else None
             finally:
                 writer.close()
     except (OSError, TimeoutError):
-        return False
-    return status.split()[1:2] == [b"200"]
+        return None
 
 
 def check_start(command: EngineCommand) -> None:

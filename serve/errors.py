@@ -7,6 +7,7 @@ exception types by status.
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 import msgspec
@@ -40,9 +41,14 @@ class ServeError(Exception):
         return msgspec.json.encode({"error": error})
 
     def headers(self) -> dict[str, str]:
+        """When to come back: rounded up in whole seconds (RFC 9110, 10.2.3), and exactly in the
+        header that OpenAI's SDKs read first."""
         if self.retry_after_s is None:
             return {}
-        return {"retry-after": str(max(1, round(self.retry_after_s)))}
+        return {
+            "retry-after": str(max(1, math.ceil(self.retry_after_s))),
+            "retry-after-ms": str(max(1, math.ceil(self.retry_after_s * 1000))),
+        }
 
 
 class InvalidRequest(ServeError):
@@ -85,12 +91,33 @@ class BodyTooLarge(InvalidRequest):
     code = "body_too_large"
 
 
+class InvalidKey(InvalidRequest):
+    """No key, or one that isn't known. What was sent is never repeated."""
+
+    status = 401
+    code = "invalid_api_key"
+
+    def headers(self) -> dict[str, str]:
+        return {"www-authenticate": "Bearer"}
+
+
 class TooManyRequests(ServeError):
-    """The router is at its limit; `retry_after_s` says when to come back."""
+    """The router is at its limit; `retry_after_s` says when to come back, `reason` (for metrics)
+    what the limit was."""
 
     status = 429
     kind = "rate_limit_error"
     code = "too_many_requests"
+
+    def __init__(self, message: str, *, reason: str, retry_after_s: float) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+        self.reason = reason
+
+
+class RateLimitExceeded(TooManyRequests):
+    """A key is at one of its own limits."""
+
+    code = "rate_limit_exceeded"
 
 
 class NotReady(ServeError):
@@ -98,6 +125,12 @@ class NotReady(ServeError):
 
     status = 503
     code = "engine_not_ready"
+
+
+class ShuttingDown(NotReady):
+    """The router is leaving: refused, or cut short at the drain's limit."""
+
+    code = "shutting_down"
 
 
 class UpstreamError(ServeError):

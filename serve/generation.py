@@ -83,7 +83,12 @@ class Generation:
         model = self._plan.model
         try:
             self._lease = await self._replicas.open(
-                model, CHAT_PATH, self._body, headers=self._headers, avoid=self._failed
+                model,
+                CHAT_PATH,
+                self._body,
+                headers=self._headers,
+                avoid=self._failed,
+                affinity=self._plan.affinity,
             )
         except ContextLengthExceeded as exc:
             raise await explain_too_long(self._replicas, self._plan.body, exc) from exc
@@ -175,7 +180,12 @@ class Generation:
 
         self._decode = decode_text_chunk
         self._lease = await replicas.open(
-            model, COMPLETIONS_PATH, body_for, headers=self._headers, avoid=self._failed
+            model,
+            COMPLETIONS_PATH,
+            body_for,
+            headers=self._headers,
+            avoid=self._failed,
+            affinity=self._plan.affinity,
         )
         if self._paused:
             self._lease.reply.pause()

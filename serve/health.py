@@ -133,11 +133,12 @@ class StallWatch:
     def progressed(self) -> None:
         self._silent_s = 0.0
 
-    def stalled(self, now_s: float, num_in_flight: int) -> bool:
-        """To be called now and then; True once the silence has lasted too long."""
+    def stalled(self, now_s: float, num_awaited: int) -> bool:
+        """To be called now and then with the replies that the engine owes; True once the silence
+        has lasted too long."""
         last_s = now_s if self._checked_at_s is None else self._checked_at_s
         self._checked_at_s = now_s
-        if not num_in_flight:
+        if not num_awaited:
             self._silent_s = 0.0
             return False
         self._silent_s += min(now_s - last_s, self.timeout_s / 4)

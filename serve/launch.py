@@ -9,137 +9,38 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
-import signal
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any
-
-import msgspec
 
 from serve.console import Console
-from serve.engine import EngineCommand, Machine, engine_command
+from serve.engine import Machine, engine_command
 from serve.engine_faults import EngineStartError, explain
-from serve.engine_process import EngineLog, EngineProcess, check_port, free_port
+from serve.engine_keeper import EngineKeeper
+from serve.engine_process import EngineLog, check_port, free_port
+from serve.rolling import Plan, RollingRestart, Rotation
+from serve.running import registered
 from serve.settings import EngineSettings, Settings
-
-log = logging.getLogger(__name__)
+from serve.supervise import StopSignals, first_of, until_stopped
 
 RunRouter = Callable[[Settings], Awaitable[None]]
-"""Serves until a signal and returns after the drain."""
+"""Serves until cancelled and ends after the drain; one more cancel hurries it."""
 
-STARTUP_STOP_S = 3.0
-"""An engine that is still starting has nothing to finish."""
-STOP_MARGIN_S = 15.0
-"""On top of the drain: vLLM takes 2 to 7 s to end when idle (measured on 2 cores)."""
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+Reload = Callable[[], tuple[Settings, Machine]]
+"""Reads the settings again, and what is installed. Raises `SettingsError`."""
 
 
-class StopSignals:
-    """SIGTERM and Ctrl-C as events: the first asks to stop, one more asks to hurry."""
-
-    def __init__(self) -> None:
-        self.stop = asyncio.Event()
-        self.hurry = asyncio.Event()
-
-    @contextlib.contextmanager
-    def installed(self) -> Iterator[None]:
-        loop = asyncio.get_running_loop()
-        for number in SIGNALS:
-            loop.add_signal_handler(number, self._on_signal)
-        try:
-            yield
-        finally:
-            for number in SIGNALS:
-                loop.remove_signal_handler(number)
-
-    def _on_signal(self) -> None:
-        (self.hurry if self.stop.is_set() else self.stop).set()
-
-    async def settle(self) -> None:
-        """To be called after uvicorn has run: it raises the signals that it saw once more."""
-        await asyncio.sleep(0.05)
-        self.stop.set()
-        self.hurry.clear()
-
-
-class Backoff:
-    """How long to wait before the next start: doubling, capped, forgotten after a good run."""
-
-    def __init__(
-        self, first_s: float = 1.0, most_s: float = 60.0, good_run_s: float = 300.0
-    ) -> None:
-        self._first_s, self._most_s, self._good_run_s = first_s, most_s, good_run_s
-        self._next_s = first_s
-
-    def delay_s(self, ran_for_s: float) -> float:
-        """The wait after an engine that ran for `ran_for_s` has died."""
-        if ran_for_s >= self._good_run_s:
-            self._next_s = self._first_s
-        delay_s, self._next_s = self._next_s, min(2 * self._next_s, self._most_s)
-        return delay_s
-
-
-class EngineKeeper:
-    """Keeps one engine running: starts it, starts it again when it dies, stops it."""
-
-    def __init__(
-        self, command: EngineCommand, settings: EngineSettings, engine_log: EngineLog
-    ) -> None:
-        self.command = command
-        self.settings = settings
-        self.log = engine_log
-        self.ready = False
-        self.process = EngineProcess(command, engine_log)
-        self._backoff = Backoff()
-
-    async def start(self) -> None:
-        """Returns when the engine serves. Raises `EngineStartError`; then nothing is left of it.
-
-        Cancelling leaves it as it is, for `stop` to end.
-        """
-        self.process = EngineProcess(self.command, self.log)
-        try:
-            await self.process.start()
-            await self.process.wait_ready(self.settings.startup_timeout_s)
-        except EngineStartError:
-            await self.process.stop(STARTUP_STOP_S)
-            raise
-        self.ready = True
-
-    async def keep(self) -> None:
-        """Runs until cancelled. The engine comes back at the same URL."""
-        while True:
-            status = await self.process.wait()
-            self.ready = False
-            await self.process.stop(0)  # ends what the server left behind
-            fault = explain(list(self.log.tail), status, self.command.model)
-            await self._restart(fault.summary)
-
-    async def _restart(self, why: str) -> None:
-        while not self.ready:
-            delay_s = self._backoff.delay_s(time.monotonic() - self.process.started_at)
-            log.error("engine %s died: %s Restart in %.0f s.", self.command.url, why, delay_s)
-            await asyncio.sleep(delay_s)
-            try:
-                await self.start()
-            except EngineStartError as exc:
-                why = str(exc)
-        log.warning("engine %s is back", self.command.url)
-
-    async def stop(self) -> None:
-        """Lets running requests finish for `shutdown_timeout_s`. Cancelling kills at once."""
-        drain_s = self.settings.shutdown_timeout_s + STOP_MARGIN_S if self.ready else STARTUP_STOP_S
-        self.ready = False
-        self.log.echoes = False
-        await self.process.stop(drain_s)
-
-
-async def up(settings: Settings, machine: Machine, console: Console, run_router: RunRouter) -> None:
-    """Serves until SIGTERM or Ctrl-C; returns when nothing of it is left running.
+async def up(
+    settings: Settings,
+    machine: Machine,
+    console: Console,
+    run_router: RunRouter,
+    reload: Reload | None = None,
+) -> None:
+    """Serves until SIGTERM or Ctrl-C; returns when nothing of it is left running. SIGUSR1 restarts
+    the engines one by one, with what `reload` gives then.
 
     Raises `EngineStartError`, and `SettingsError` where the settings don't fit the machine.
     """
@@ -147,13 +48,46 @@ async def up(settings: Settings, machine: Machine, console: Console, run_router:
         check_port(settings.server.host, settings.server.port, "server.port")
     keepers = make_keepers(settings, machine, console)
     signals = StopSignals()
-    with signals.installed():
-        try:
-            if await until_stopped(start_all(keepers, console), signals):
-                await serve_over(settings, keepers, run_router)
-                await signals.settle()
-        finally:
-            await stop_all(keepers, signals, console)
+    read = reload or (lambda: (settings, machine))
+    with (
+        signals.installed(),
+        registered(log_dir(settings.engine), settings.server.port),
+        tempfile.TemporaryDirectory(prefix="r1-serve-") as directory,
+    ):
+        rotation = Rotation(Path(directory, "engines"))
+        rolling = RollingRestart(keepers, rotation, lambda: plan(read, keepers), console)
+        with rolling.on_signal(signals):
+            try:
+                if await until_stopped(start_all(keepers, console), signals):
+                    serving = serve_over(settings, rotation, rolling, run_router)
+                    await until_stopped(serving, signals)
+            finally:
+                await stop_all(keepers, signals, console)
+
+
+async def serve_over(
+    settings: Settings, rotation: Rotation, rolling: RollingRestart, run_router: RunRouter
+) -> None:
+    """Runs the router over the engines and keeps these alive meanwhile."""
+    rotation.write(keeper.command.url for keeper in rolling.keepers)
+    for keeper in rolling.keepers:
+        keeper.keep()
+    rolling.enabled = True
+    try:
+        await run_router(rotation.fed_to(settings))
+    finally:
+        await rolling.close()
+        for keeper in rolling.keepers:
+            await keeper.let_go()
+
+
+def plan(reload: Reload, keepers: Sequence[EngineKeeper]) -> list[Plan]:
+    """What each engine is to be from now on, in its old place: the port stays."""
+    settings, machine = reload()
+    return [
+        (engine_command(settings.engine, machine, port=keeper.port, index=i), settings.engine)
+        for i, keeper in enumerate(keepers)
+    ]
 
 
 async def run_engine(
@@ -221,21 +155,6 @@ async def start_all(keepers: Sequence[EngineKeeper], console: Console) -> None:
     console.line(f"Engines ready after {time.monotonic() - started_at:.0f} s.")
 
 
-async def serve_over(
-    settings: Settings, keepers: Sequence[EngineKeeper], run_router: RunRouter
-) -> None:
-    """Runs the router over the engines and keeps these alive meanwhile."""
-    urls = [keeper.command.url for keeper in keepers]
-    router = msgspec.structs.replace(settings.router, engine_urls=urls)
-    keeping = asyncio.gather(*(keeper.keep() for keeper in keepers))
-    try:
-        await run_router(msgspec.structs.replace(settings, router=router))
-    finally:
-        keeping.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await keeping
-
-
 async def stop_all(keepers: Sequence[EngineKeeper], signals: StopSignals, console: Console) -> None:
     """Stops the engines side by side; one more signal kills them at once."""
     console.line("Stopping.")
@@ -248,23 +167,3 @@ async def stop_all(keepers: Sequence[EngineKeeper], signals: StopSignals, consol
         await stops
     for keeper in keepers:
         keeper.log.close()
-
-
-async def until_stopped(work: Awaitable[object], signals: StopSignals) -> bool:
-    """Whether `work` came to its end before a signal did; it is cancelled otherwise."""
-    task = asyncio.ensure_future(work)
-    stop = asyncio.create_task(signals.stop.wait())
-    await first_of(task, stop)
-    stop.cancel()
-    if task.done():
-        task.result()
-        return True
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError, EngineStartError):
-        await task
-    return False
-
-
-async def first_of(*futures: asyncio.Future[Any]) -> None:
-    """Returns when one of them is done; cancelling this leaves them running."""
-    await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)

@@ -1,10 +1,12 @@
 """What an engine's `/metrics` say about its load and its progress (names of vLLM 0.32,
-`vllm/v1/metrics/loggers.py`). A scan over the bytes: these pages have hundreds of lines. Pure.
+`vllm/v1/metrics/loggers.py`). Seven searches over the bytes: an idle engine's page has 600 lines
+and 50 kB, of which seven lines matter. Pure.
 """
 
 from __future__ import annotations
 
-import re
+import math
+from collections.abc import Iterator
 
 import msgspec
 
@@ -15,9 +17,9 @@ _COUNTERS = (
     b"prompt_tokens_total",
     b"prefix_cache_queries_total",
 )
-_SAMPLE = re.compile(
-    rb"^vllm:(" + b"|".join(_GAUGES + _COUNTERS) + rb")(?:\{.*\})? +([0-9.eE+-]+)", re.MULTILINE
-)
+
+MOST = 1e18
+"""Beyond it, and below 0, a value is nonsense."""
 
 
 class EngineLoad(msgspec.Struct, frozen=True):
@@ -34,18 +36,29 @@ class EngineLoad(msgspec.Struct, frozen=True):
 
 def parse_load(metrics: bytes) -> EngineLoad | None:
     """None where the text isn't a vLLM engine's."""
-    values: dict[bytes, list[float]] = {}
-    try:
-        for name, value in _SAMPLE.findall(metrics):
-            values.setdefault(name, []).append(float(value))
-    except ValueError:
-        return None
-    running, waiting, usage = (values.get(name) for name in _GAUGES)
+    text = b"\n" + metrics + b"\n"
+    running, waiting, usage = (list(_values(text, name)) for name in _GAUGES)
     if not running or not waiting:
         return None
     return EngineLoad(
         num_running=round(sum(running)),
         num_waiting=round(sum(waiting)),
-        kv_cache_usage=max(usage or [0.0]),
-        progress=tuple(sum(values.get(name, ())) for name in (*_COUNTERS, _GAUGES[2])),
+        kv_cache_usage=max(usage, default=0.0),
+        progress=(*(sum(_values(text, name)) for name in _COUNTERS), sum(usage)),
     )
+
+
+def _values(text: bytes, name: bytes) -> Iterator[float]:
+    """A metric's values, one per set of labels (Prometheus' text format)."""
+    needle = b"\nvllm:" + name
+    at = text.find(needle)
+    while at >= 0:
+        end = text.find(b"\n", at + 1)
+        if text[at + len(needle)] in b"{ ":
+            try:
+                value = float(text[text.rfind(b" ", at, end) + 1 : end])
+            except ValueError:
+                value = math.nan
+            if 0 <= value < MOST:
+                yield value
+        at = text.find(needle, end)

@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from serve.balancing import affinity_key
 from serve.errors import InvalidRequest, ModelNotFound
 from serve.protocol import (
     NOT_FOR_ENGINE,
@@ -81,6 +82,8 @@ class Plan(msgspec.Struct, kw_only=True):
     include_usage: bool
     reasoning_format: ReasoningFormat = "parsed"
     return_token_ids: bool = False
+    affinity: bytes | None = None
+    """What the turns of one conversation share (`serve.balancing`)."""
     stop: list[str] = []
     include_stop: bool = False
     thinking_token_budget: int | None = None
@@ -198,6 +201,7 @@ def plan_chat(
         include_usage=options is not None and options.include_usage,
         reasoning_format=request.reasoning_format,
         return_token_ids=bool(request.return_token_ids),
+        affinity=affinity_key(request.messages),
         stop=_stop_strings(request.stop),
         include_stop=bool(request.include_stop_str_in_output),
         thinking_token_budget=budget,

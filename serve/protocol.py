@@ -82,7 +82,8 @@ class GenerationRequest(Sampling, frozen=True, kw_only=True):
     structured_outputs: dict[str, object] | None = None
     repetition_detection: dict[str, object] | None = None
     return_token_ids: bool | None = None
-    priority: int | None = None
+    priority: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
+    service_tier: str | None = None
     cache_salt: str | None = None
     user: str | None = None
 
@@ -103,7 +104,6 @@ class ChatRequest(GenerationRequest, frozen=True, kw_only=True):
     chat_template_kwargs: dict[str, object] | None = None
     metadata: dict[str, object] | None = None
     store: bool | None = None
-    service_tier: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
     prompt_cache_retention: str | None = None

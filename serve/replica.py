@@ -124,8 +124,6 @@ class Replica:
 
     def began(self) -> int:
         self.num_in_flight += 1
-        if self.num_in_flight == 1:
-            self._stall.progressed()
         return self.health.begin(time.monotonic())
 
     def ended(self, epoch: int, good: bool | None) -> None:
@@ -224,7 +222,7 @@ class Replica:
             self._stall.progressed()
             if self.num_in_flight == 1:
                 self.health.trial_progressed(time.monotonic())
-        if self._stall.stalled(time.monotonic(), self.num_in_flight):
+        if self._stall.stalled(time.monotonic(), self.client.num_awaited):
             self._give_up()
 
     def _give_up(self) -> None:

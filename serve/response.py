@@ -16,7 +16,8 @@ from fastapi import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from serve import sse
-from serve.admission import Gate
+from serve.admission import Admission
+from serve.drain import Drain
 from serve.errors import (
     FAILED,
     ClientGone,
@@ -25,6 +26,7 @@ from serve.errors import (
     ServeError,
     TooManyRequests,
 )
+from serve.generation import Usage
 from serve.telemetry import Stopwatch, Telemetry
 
 log = logging.getLogger(__name__)
@@ -71,10 +73,12 @@ class EngineResponse(Response, abc.ABC):
 
     route: ClassVar[str]
 
-    def __init__(self, gate: Gate, telemetry: Telemetry, watch: Stopwatch, preset: str) -> None:
+    def __init__(
+        self, admission: Admission, telemetry: Telemetry, watch: Stopwatch, preset: str
+    ) -> None:
         self.status_code = 200
         self.background = None
-        self.gate = gate
+        self.admission = admission
         self.telemetry = telemetry
         self.watch = watch
         self.preset = preset
@@ -89,25 +93,39 @@ class EngineResponse(Response, abc.ABC):
     def close(self) -> None:
         """Called on every path, before the end is recorded."""
 
+    @abc.abstractmethod
+    def used(self) -> Usage:
+        """What the engine spent on it, as far as it is known."""
+
     def ended(self, outcome: str) -> None:
-        """Records the end."""
+        """Records the end, and charges it to the key that asked."""
         self.telemetry.record(self.watch, self.route, self.preset, outcome)
+        if self.admission.waited_s is not None:
+            self.telemetry.admitted(self.admission.waited_s)
+        if self.admission.key_name is not None:
+            usage = self.used()
+            self.admission.charge(usage.prompt_tokens + usage.completion_tokens)
+            self.telemetry.count_key(self.admission.key_name, outcome, usage)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         outcome = "error"
         send = scope.get(SERVER_SEND, send)
+        drain: Drain = scope["app"].state.drain
         try:
-            with self.gate.slot():
-                try:
-                    async with DisconnectGuard(receive) as guard:
+            drain.refuse()
+            with drain.under_way():
+                async with DisconnectGuard(receive) as guard, self.admission:
+                    try:
                         await self.run(send, guard)
-                finally:
-                    self.close()
+                    finally:
+                        self.close()
             outcome = "ok"
         except ClientGone:
             outcome = "client_gone"
         except ServeError as exc:
-            outcome = outcome_of(exc)
+            outcome = "error" if self.started else outcome_of(exc)
+            if isinstance(exc, TooManyRequests):
+                self.telemetry.rejected(exc.reason)
             if not self.started:
                 raise
             await send(body_part(sse.encode(exc.body()), more=False))

@@ -22,19 +22,23 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from serve import __version__, openapi
+from serve.access import authenticate, claim_of
 from serve.admission import Gate
 from serve.chat import ChatReply, make_head
 from serve.completion import CompletionReply
 from serve.describe import EngineInfo
+from serve.drain import Drain
 from serve.errors import (
     FAILED,
     BodyTooLarge,
+    InvalidKey,
     MethodNotAllowed,
     NotReady,
     RouteNotFound,
     ServeError,
 )
 from serve.generation import Generation
+from serve.keys import KeyRing
 from serve.openapi import CHAT_SCHEMA, COMPLETION_SCHEMA, TOKENIZE_SCHEMA
 from serve.presets import (
     PresetBook,
@@ -48,21 +52,42 @@ from serve.protocol import parse_chat, parse_completion, parse_json, parse_token
 from serve.replicas import ReplicaSet
 from serve.response import SERVER_SEND, outcome_of
 from serve.settings import Settings, SettingsError
+from serve.shared import Shared
 from serve.strict import did_you_mean
 from serve.telemetry import Stopwatch, Telemetry
+from serve.worker import ALONE, Worker
 
 log = logging.getLogger(__name__)
 
+FIRST_LOOK_S = 2.0
+
 
 class Router:
-    """The router's state: settings, presets, replicas, gate, telemetry."""
+    """The router's state: settings, presets, keys, replicas, gate, telemetry."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, worker: Worker) -> None:
         self.settings = settings
+        shared = Shared(worker)
         self.presets = self._read_presets()
         self.replicas = ReplicaSet(settings.router)
-        self.gate = Gate(settings.router.max_in_flight)
-        self.telemetry = Telemetry(lambda: self.gate.num_in_flight, self.replicas)
+        self.gate = Gate(
+            settings.router.max_in_flight,
+            max_queued=settings.router.max_queued,
+            queue_timeout_s=settings.router.queue_timeout_s,
+            counters=shared.counters("gate"),
+            replica_capacity=lambda: self.replicas.capacity,
+        )
+        keys_file = settings.server.keys_file
+        self.keys = KeyRing(Path(keys_file), shared) if keys_file is not None else None
+        self.telemetry = Telemetry(
+            lambda: self.gate.num_in_flight, lambda: self.gate.num_queued, self.replicas, worker
+        )
+
+    def reload(self) -> None:
+        """Reads presets and keys again, whether they changed or not."""
+        self.reload_presets()
+        if self.keys is not None:
+            self.keys.reload()
 
     def reload_presets(self) -> None:
         """Reads the presets again; a broken file is reported and the old presets stay."""
@@ -98,19 +123,30 @@ class _App(FastAPI):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope[SERVER_SEND] = send
-        await super().__call__(scope, receive, send)
+        scope["app"] = self
+        try:
+            authenticate(scope, self.state.router.keys)
+        except InvalidKey as exc:
+            self.state.router.telemetry.rejected("invalid_key")
+            await error_reply(exc)(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
 
 
-def build_app(settings: Settings) -> FastAPI:
-    """The router over the engines that `settings.router` names. Raises `SettingsError`."""
-    router = Router(settings)
+def build_app(settings: Settings, worker: Worker = ALONE) -> FastAPI:
+    """The router over the engines that `settings.router` names; `worker` makes it one of several.
+    Raises `SettingsError`."""
+    router = Router(settings, worker)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         loop = asyncio.get_running_loop()
         with contextlib.suppress(ValueError, NotImplementedError, RuntimeError):
-            loop.add_signal_handler(signal.SIGHUP, router.reload_presets)
-        async with router.replicas.running():
+            loop.add_signal_handler(signal.SIGHUP, router.reload)
+        watching = router.keys.watching() if router.keys else contextlib.nullcontext()
+        async with watching, router.replicas.running(), router.telemetry.running():
+            if worker.count > 1:
+                await _first_look(router.replicas)
             yield
 
     app = _App(
@@ -120,11 +156,19 @@ def build_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
     )
     app.state.router = router
-    app.state.draining = False
+    app.state.drain = Drain()
     _add_error_handlers(app, router)
     _add_generation_routes(app, router)
     _add_information_routes(app, router)
     return app
+
+
+async def _first_look(replicas: ReplicaSet) -> None:
+    """A worker must not listen before it can serve: others that can are behind the same port."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(FIRST_LOOK_S):
+            while not replicas.ready:  # noqa: ASYNC110  (replicas are watched, not waited for)
+                await asyncio.sleep(0.01)
 
 
 def _add_generation_routes(app: FastAPI, router: Router) -> None:
@@ -133,7 +177,8 @@ def _add_generation_routes(app: FastAPI, router: Router) -> None:
     @app.post("/v1/chat/completions", openapi_extra=CHAT_SCHEMA)
     async def chat(request: Request) -> Response:
         watch = Stopwatch()
-        data = parse_json(await read_body(request, settings.server.max_body_bytes))
+        body = await read_body(request, settings.server.max_body_bytes)
+        data = parse_json(body)
         chat_request = parse_chat(data)
         info, preset = router.resolve(chat_request.model, chat_request.preset)
         plan = plan_chat(
@@ -145,12 +190,14 @@ def _add_generation_routes(app: FastAPI, router: Router) -> None:
             book=router.presets,
             merge_system=settings.router.merge_system_message,
         )
+        admission = router.gate.admit(claim_of(request.scope, body, chat_request))
+        set_priority(plan.body, admission.claim.priority)
         request_id = f"chatcmpl-{uuid.uuid4().hex}"
         return ChatReply(
             plan,
             Generation(plan, router.replicas, request_id),
             make_head(request_id, plan.model, list(settings.router.reasoning_fields)),
-            gate=router.gate,
+            admission=admission,
             telemetry=router.telemetry,
             watch=watch,
         )
@@ -158,11 +205,14 @@ def _add_generation_routes(app: FastAPI, router: Router) -> None:
     @app.post("/v1/completions", openapi_extra=COMPLETION_SCHEMA)
     async def completions(request: Request) -> Response:
         watch = Stopwatch()
-        data = parse_json(await read_body(request, settings.server.max_body_bytes))
+        body = await read_body(request, settings.server.max_body_bytes)
+        data = parse_json(body)
         completion = parse_completion(data)
         info, _ = router.resolve(completion.model, None)
-        body = plan_completion(completion, data, model=info.model)
-        return CompletionReply(body, router.replicas, router.gate, router.telemetry, watch)
+        plan = plan_completion(completion, data, model=info.model)
+        admission = router.gate.admit(claim_of(request.scope, body, completion))
+        set_priority(plan, admission.claim.priority)
+        return CompletionReply(plan, router.replicas, admission, router.telemetry, watch)
 
     @app.post("/tokenize", openapi_extra=TOKENIZE_SCHEMA)
     async def tokenize(request: Request) -> Response:
@@ -190,8 +240,7 @@ def _add_information_routes(app: FastAPI, router: Router) -> None:
     @app.get("/ready")
     async def ready() -> dict[str, object]:
         """Can serve: at least one ready replica, and not draining."""
-        if app.state.draining:
-            raise NotReady("the router is draining", retry_after_s=1.0)
+        app.state.drain.refuse()
         if not router.replicas.ready:
             raise router.replicas.not_ready()
         return {"status": "ok", "replicas_ready": len(router.replicas.ready)}
@@ -268,6 +317,14 @@ def _add_error_handlers(app: FastAPI, router: Router) -> None:
         return error_reply(ServeError(FAILED))
 
 
+def set_priority(body: dict[str, object], priority: int) -> None:
+    """In the engine's body, where it isn't the usual one: vLLM's documentation lets an engine
+    without priority scheduling refuse any other than 0."""
+    body.pop("priority", None)
+    if priority != 0:
+        body["priority"] = priority
+
+
 def error_reply(error: ServeError) -> Response:
     return Response(
         error.body(), error.status, headers=error.headers(), media_type="application/json"
@@ -275,16 +332,18 @@ def error_reply(error: ServeError) -> Response:
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
-    """The request's body. Raises `BodyTooLarge` as soon as it is known to be."""
+    """The request's body. Raises `BodyTooLarge` as soon as it is known to be, and `ShuttingDown`
+    where it hasn't come at the drain's limit."""
     too_large = functools.partial(
         BodyTooLarge, f"the body is larger than {max_bytes} bytes, the limit of this server"
     )
     if int(request.headers.get("content-length", 0)) > max_bytes:
         raise too_large()
     parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
-        if size > max_bytes:
-            raise too_large()
-        parts.append(part)
+    with request.app.state.drain.under_way():
+        async for part in request.stream():
+            size += len(part)
+            if size > max_bytes:
+                raise too_large()
+            parts.append(part)
     return b"".join(parts)

@@ -1,19 +1,34 @@
-"""Runs an app under uvicorn inside the current event loop, and drains it on SIGTERM or SIGINT."""
+"""Runs an app under uvicorn inside the current event loop, and drains it when cancelled.
+
+uvicorn's own shutdown closes its port first. A router that leaves must go on answering instead:
+`/ready` with 503 so that balancers see it, new requests with 503 so that clients go elsewhere.
+Signals are the caller's (`serve.supervise`).
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from serve.drain import Drain
 from serve.settings import ServerSettings
+
+log = logging.getLogger(__name__)
 
 KEEP_ALIVE_S = 75
 """Longer than common load balancers' 60 s, so that they close idle connections first."""
+LAST_WORDS_S = 5
+"""After the drain's limit: for the error events to reach clients that read slowly."""
+LAST_CALL_S = 1
+"""Clients ask again the moment their reply ends, which is when the drain does."""
+POLL_S = 0.02
 
 
 class ServerError(RuntimeError):
@@ -21,10 +36,15 @@ class ServerError(RuntimeError):
 
 
 async def run(
-    app: FastAPI, server: ServerSettings, *, on_started: Callable[[str], None] | None = None
+    app: FastAPI,
+    server: ServerSettings,
+    *,
+    on_started: Callable[[str], None] | None = None,
+    shared: bool = False,
 ) -> None:
-    """Serves until a signal, then lets open requests end for `drain_timeout_s`; cancelling it
-    drains likewise. `on_started` gets the URL once the port is open.
+    """Serves until cancelled, then drains: open replies may end for `drain_timeout_s`, and one
+    more cancel cuts them short. `on_started` gets the URL once the port is open; `shared` lets
+    other processes listen on the same port.
 
     Raises `ServerError` where the port can't be opened.
     """
@@ -39,13 +59,12 @@ async def run(
         date_header=False,
         proxy_headers=False,
         timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=round(server.drain_timeout_s),
+        timeout_graceful_shutdown=LAST_WORDS_S,
     )
-    with contextlib.closing(listen(server.host, server.port)) as listener:
-        host, port = listener.getsockname()[:2]
-        shown = f"[{host}]" if ":" in host else host
+    with contextlib.closing(listen(server.host, server.port, shared=shared)) as listener:
+        url = url_of(listener)
         uvicorn_server = _Server(
-            config, lambda: on_started and on_started(f"http://{shown}:{port}")
+            config, app.state.drain, server.drain_timeout_s, lambda: on_started and on_started(url)
         )
         try:
             await uvicorn_server.serve(sockets=[listener])
@@ -56,11 +75,23 @@ async def run(
 
 
 class _Server(uvicorn.Server):
-    """Announces when it is up, and tells the app when the drain begins."""
+    """Announces when it is up; leaves signals alone; goes on answering while it drains."""
 
-    def __init__(self, config: uvicorn.Config, announce: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        drain: Drain,
+        drain_timeout_s: float,
+        announce: Callable[[], object],
+    ) -> None:
         super().__init__(config)
+        self._drain = drain
+        self._drain_timeout_s = drain_timeout_s
         self._announce = announce
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -68,21 +99,84 @@ class _Server(uvicorn.Server):
             self._announce()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        app = self.config.app
-        if isinstance(app, FastAPI):
-            app.state.draining = True
-        await super().shutdown(sockets)
+        """Drains, then ends as uvicorn does. Cancelling cuts the drain short."""
+        self._drain.begin()
+        self._see_clients_off()
+        try:
+            async with asyncio.timeout(self._drain_timeout_s):
+                await self._all_answered()
+        except TimeoutError:
+            log.warning("replies still open after %.0f s of draining", self._drain_timeout_s)
+        finally:
+            if num_cut := self._drain.expire():
+                log.warning("replies cut short: %d", num_cut)
+            await self._last_call()
+            await super().shutdown(sockets)
+
+    def _see_clients_off(self) -> None:
+        """Idle connections are closed; the others, and those yet to come, after a reply that says
+        so in its head."""
+        self.server_state.default_headers = [(b"connection", b"close")]
+        for connection in list(self.server_state.connections):
+            if isinstance(connection, HttpToolsProtocol) and _awaits_another(connection):
+                connection.timeout_keep_alive = LAST_CALL_S
+            else:
+                connection.shutdown()
+
+    async def _all_answered(self) -> None:
+        """Returns once no request is running and every reply has left."""
+        state = self.server_state
+        while (  # noqa: ASYNC110  (uvicorn tells nobody when one of these ends)
+            state.tasks or any(_is_flushing(connection) for connection in state.connections)
+        ):
+            await asyncio.sleep(POLL_S)
+
+    async def _last_call(self) -> None:
+        """Those who are still connected may ask, and are sent elsewhere."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_CALL_S):
+                while self.server_state.connections:  # noqa: ASYNC110  (as above)
+                    await asyncio.sleep(POLL_S)
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises `ServerError` that says what holds the port."""
+def _awaits_another(connection: HttpToolsProtocol) -> bool:
+    """Whether the client can't know yet that it must not ask (again) on this connection: it has
+    just connected, or the head of its reply has gone out. To close on it would break its next
+    request, which may be on the way."""
+    cycle = connection.cycle
+    return cycle is None or (cycle.response_started and not cycle.response_complete)
+
+
+def _is_flushing(connection: asyncio.BaseProtocol) -> bool:
+    transport: asyncio.Transport | None = getattr(connection, "transport", None)
+    return transport is not None and transport.is_closing()
+
+
+def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
+    """A listening socket; `shared` lets others bind the same port (SO_REUSEPORT), among which the
+    kernel spreads the connections. Raises `ServerError` that says what holds the port."""
+    return bind(host, port, shared=shared, backlog=2048)
+
+
+def bind(
+    host: str, port: int, *, shared: bool = False, backlog: int | None = None
+) -> socket.socket:
+    """A socket that holds the port; it listens where `backlog` is given. Raises `ServerError`."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if shared:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
-        listener.bind((host, port))
-        listener.listen(2048)
+        bound.bind((host, port))
+        if backlog is not None:
+            bound.listen(backlog)
     except OSError as exc:
-        listener.close()
+        bound.close()
         raise ServerError(f"can't listen on {host}:{port}: {exc.strerror}") from exc
-    return listener
+    return bound
+
+
+def url_of(bound: socket.socket) -> str:
+    host, port = bound.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

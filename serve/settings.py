@@ -31,8 +31,14 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     host: str = "127.0.0.1"
     port: Port = 8000
+    workers: PositiveInt = 1
+    """Router processes on the one port."""
     max_body_bytes: PositiveInt = 4 * 1024 * 1024
     drain_timeout_s: Seconds = 60.0
+    keys_file: str | None = None
+    """API keys (`r1-serve key`), relative to the settings file; None asks for no key."""
+    allow_anonymous: bool = False
+    """Listen on other addresses than loopback without keys: something in front authenticates."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 
@@ -44,12 +50,14 @@ class RouterSettings(msgspec.Struct, frozen=True, kw_only=True):
     """A name whose addresses are the engines, as `http://name:port`."""
     engine_file: str | None = None
     """A file with one engine URL per line, watched; relative to the settings file."""
-    balancing: Balancing = "least_loaded"
+    balancing: Balancing = "prefix_affinity"
     max_in_flight_per_replica: PositiveInt | None = None
     presets: str | None = None
     """Path of the presets file, relative to the settings file; None = the shipped one."""
     default_preset: str = "chat"
     max_in_flight: PositiveInt = 1024
+    max_queued: Annotated[int, Meta(ge=0)] = 256
+    queue_timeout_s: Seconds = 10.0
     reasoning_fields: Annotated[
         list[Literal["reasoning_content", "reasoning"]], Meta(min_length=1)
     ] = msgspec.field(default_factory=lambda: ["reasoning_content", "reasoning"])
@@ -145,7 +153,9 @@ def config_dir() -> Path:
 
 
 def _resolve_paths(settings: Settings, base: Path) -> Settings:
-    router, engine = settings.router, settings.engine
+    server, router, engine = settings.server, settings.router, settings.engine
+    if server.keys_file is not None:
+        server = msgspec.structs.replace(server, keys_file=str(base / server.keys_file))
     if router.presets is not None:
         router = msgspec.structs.replace(router, presets=str(base / router.presets))
     if router.engine_file is not None:
@@ -154,4 +164,4 @@ def _resolve_paths(settings: Settings, base: Path) -> Settings:
         engine = msgspec.structs.replace(engine, model=str((base / engine.model).resolve()))
     if engine.log_dir is not None:
         engine = msgspec.structs.replace(engine, log_dir=str(base / engine.log_dir))
-    return msgspec.structs.replace(settings, router=router, engine=engine)
+    return msgspec.structs.replace(settings, server=server, router=router, engine=engine)

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from serve.generation import Usage
 from serve.replicas import ReplicaSet
+from serve.shared_metrics import SharedMetrics
+from serve.worker import ALONE, Worker
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
 
 class Telemetry:
-    """One registry per app; nothing global."""
+    """One registry per app. Gauges are collectors that read the state when asked: then they can be
+    told for several workers as well (`serve.shared_metrics`)."""
 
-    def __init__(self, num_in_flight: Callable[[], int], replicas: ReplicaSet) -> None:
+    def __init__(
+        self,
+        num_in_flight: Callable[[], int],
+        num_queued: Callable[[], int],
+        replicas: ReplicaSet,
+        worker: Worker = ALONE,
+    ) -> None:
         self.registry = CollectorRegistry()
         self._requests = Counter(
             "r1_requests",
@@ -42,9 +52,34 @@ class Telemetry:
         self._failovers = Counter(
             "r1_failovers", "Times a reply had to go on on another engine.", registry=self.registry
         )
-        in_flight = Gauge("r1_in_flight", "Requests running now.", registry=self.registry)
-        in_flight.set_function(num_in_flight)
-        self.registry.register(ReplicaCollector(replicas))
+        self._queue_time = Histogram(
+            "r1_queue_seconds",
+            "Wait for a slot, about 0 where one was free.",
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self._rejections = Counter(
+            "r1_rejections",
+            "Requests refused with 429 or 401, by reason.",
+            ("reason",),
+            registry=self.registry,
+        )
+        self._key_requests = Counter(
+            "r1_key_requests",
+            "Requests by key and outcome.",
+            ("key", "outcome"),
+            registry=self.registry,
+        )
+        self._key_tokens = Counter(
+            "r1_key_tokens", "Tokens by key and kind.", ("key", "kind"), registry=self.registry
+        )
+        in_flight = GaugeCollector("r1_in_flight", "Requests running now.", num_in_flight)
+        queued = GaugeCollector("r1_queue_depth", "Requests waiting for a slot.", num_queued)
+        collectors = [in_flight, queued, ReplicaCollector(replicas)]
+        self._shared = SharedMetrics(worker, collectors) if worker.directory else None
+        if self._shared is None:
+            for collector in collectors:
+                self.registry.register(collector)
 
     def _histogram(self, name: str, text: str) -> Histogram:
         return Histogram(name, text, ("preset",), buckets=_SECONDS, registry=self.registry)
@@ -59,17 +94,44 @@ class Telemetry:
         self._duration.labels(preset).observe(watch.elapsed_s())
 
     def count(self, usage: Usage, preset: str) -> None:
-        self._tokens.labels(preset, "prompt").inc(usage.prompt_tokens)
-        self._tokens.labels(preset, "reasoning").inc(usage.reasoning_tokens)
+        self._count(self._tokens, preset, usage)
+
+    def _count(self, counter: Counter, label: str, usage: Usage) -> None:
+        counter.labels(label, "prompt").inc(usage.prompt_tokens)
+        counter.labels(label, "reasoning").inc(usage.reasoning_tokens)
         answer = max(0, usage.completion_tokens - usage.reasoning_tokens)
-        self._tokens.labels(preset, "answer").inc(answer)
+        counter.labels(label, "answer").inc(answer)
+
+    def admitted(self, waited_s: float) -> None:
+        """A request that got a slot after so long."""
+        self._queue_time.observe(waited_s)
+
+    def rejected(self, reason: str) -> None:
+        self._rejections.labels(reason).inc()
+
+    def count_key(self, key: str, outcome: str, usage: Usage) -> None:
+        """The end of a keyed request, by the key's name."""
+        self._key_requests.labels(key, outcome).inc()
+        self._count(self._key_tokens, key, usage)
 
     def failed_over(self, times: int) -> None:
         self._failovers.inc(times)
 
     def exposition(self) -> bytes:
-        """Prometheus' text format."""
-        return generate_latest(self.registry)
+        """Prometheus' text format; with several workers, of all of them."""
+        return generate_latest(self._shared.registry() if self._shared else self.registry)
+
+    def running(self) -> contextlib.AbstractAsyncContextManager[None]:
+        """While inside, other workers are kept told."""
+        return self._shared.running() if self._shared else contextlib.nullcontext()
+
+
+class GaugeCollector(Collector):
+    def __init__(self, name: str, text: str, read: Callable[[], int]) -> None:
+        self._name, self._text, self._read = name, text, read
+
+    def collect(self) -> Iterator[Metric]:
+        yield _gauge(self._name, self._text, {(): self._read()})
 
 
 class ReplicaCollector(Collector):

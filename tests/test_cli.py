@@ -31,7 +31,7 @@ def test_version_is_printed() -> None:
     assert f"r1-serve {__version__}" in done.stdout
 
 
-@pytest.mark.parametrize("command", ["up", "engine", "router", "version"])
+@pytest.mark.parametrize("command", ["up", "restart", "engine", "router", "version", "key"])
 def test_every_command_has_help(command: str) -> None:
     """`--help` says what the command does."""
     done = run(command, "--help")
@@ -51,6 +51,7 @@ def test_every_command_has_help(command: str) -> None:
         (["router", "--engine-dns", "https://b"], "use http://name:port"),
         (["router", "--engine-url", "http://127.0.0.1:1", "--port", "70000"], "`server.port`"),
         (["router", "--engine-url", "x", "--config", "/nowhere.toml"], "/nowhere.toml: No such"),
+        (["router", "--engine-url", "http://127.0.0.1:1", "--host", "0.0.0.0"], "allow_anonymous"),
     ],
 )
 def test_wrong_settings_are_a_sentence_and_status_2(arguments: list[str], words: str) -> None:
@@ -87,6 +88,14 @@ def test_the_engines_command_can_be_printed(fake_vllm_env: dict[str, str]) -> No
     assert "-m vllm.entrypoints.openai.api_server --model org/name --port 8299" in done.stdout
     assert "--served-model-name name" in done.stdout
     assert "VLLM_NO_USAGE_STATS=1" in done.stdout
+
+
+def test_up_does_not_start_engines_for_an_open_address(fake_vllm_env: dict[str, str]) -> None:
+    """Without keys, on another address than loopback: told at once, with the remedies."""
+    done = run("up", "--host", "0.0.0.0", **fake_vllm_env)
+    assert done.returncode == 2
+    assert "r1-serve key create" in done.stderr
+    assert "Engine" not in done.stderr
 
 
 def test_a_missing_model_is_told_without_a_traceback(fake_vllm_env: dict[str, str]) -> None:

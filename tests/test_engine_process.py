@@ -12,12 +12,20 @@ import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
+from benchmarks.stand_in import Options, StandInEngine
 from serve.engine import EngineCommand
 from serve.engine_faults import EngineStartError
-from serve.engine_process import EngineLog, EngineProcess, free_port, is_healthy
+from serve.engine_process import (
+    EngineLog,
+    EngineProcess,
+    free_port,
+    is_healthy,
+    num_requests,
+)
 
 FAKE = Path(__file__).parent / "fake_vllm"
 LOGS = Path(__file__).parent / "data" / "engine_logs"
@@ -177,3 +185,18 @@ async def test_a_missing_model_fails_at_once(tmp_path: Path, name: str) -> None:
 async def test_health_of_nobody_is_false() -> None:
     """A closed port is an engine that is not ready."""
     assert not await is_healthy(f"http://127.0.0.1:{free_port('127.0.0.1')}")
+
+
+async def test_what_runs_on_an_engine_is_read_from_its_metrics() -> None:
+    """Running and waiting together; nothing where nobody answers."""
+    async with StandInEngine(Options(max_num_seqs=1)) as engine:
+        assert await num_requests(engine.url) == 0
+        async with httpx.AsyncClient(base_url=engine.url, timeout=30) as http:
+            body = {"model": "stand-in", "prompt": "x", "max_tokens": 10_000}
+            calls = [asyncio.create_task(http.post("/v1/completions", json=body)) for _ in "ab"]
+            await until(lambda: len(engine.running) == 1 and len(engine.waiting) == 1)
+            assert await num_requests(engine.url) == 2
+            for call in calls:
+                call.cancel()
+            await asyncio.gather(*calls, return_exceptions=True)
+    assert await num_requests(engine.url) is None

@@ -7,11 +7,14 @@ import contextlib
 import io
 import os
 import signal
+import subprocess
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import httpx
+import msgspec
 import psutil
 import pytest
 
@@ -19,9 +22,9 @@ from serve.console import Console
 from serve.engine import Machine
 from serve.engine_faults import EngineStartError
 from serve.engine_process import free_port, is_healthy
-from serve.launch import Backoff, up
-from serve.settings import EngineSettings, ServerSettings, Settings, config_dir
-from tests.conftest import ROOT, Program
+from serve.launch import Reload, up
+from serve.settings import EngineSettings, ServerSettings, Settings, SettingsError, config_dir
+from tests.conftest import R1_SERVE, ROOT, Program
 
 CPU = Machine(device="cpu", vllm_version="0.32.0")
 FAKE_PATH = str(ROOT / "tests" / "fake_vllm")
@@ -49,21 +52,30 @@ class FakeRouter:
     def __init__(self) -> None:
         self.started = asyncio.Event()
         self.finish = asyncio.Event()
+        self.file = Path()
         self.urls: list[str] = []
         self.healthy_at_end: list[bool] = []
 
     async def __call__(self, settings: Settings) -> None:
-        self.urls = settings.router.engine_urls
+        self.file = Path(settings.router.engine_file or "")
+        self.urls = self.named()
         self.started.set()
         await self.finish.wait()
         self.healthy_at_end = [await is_healthy(url) for url in self.urls]
 
+    def named(self) -> list[str]:
+        """The engines that it should use now."""
+        return self.file.read_text().split()
+
 
 @contextlib.asynccontextmanager
 async def launched(
-    settings: Settings, router: Callable[[Settings], Awaitable[None]]
+    settings: Settings,
+    router: Callable[[Settings], Awaitable[None]],
+    reload: Reload | None = None,
+    told: io.StringIO | None = None,
 ) -> AsyncIterator[asyncio.Task[None]]:
-    task = asyncio.create_task(up(settings, CPU, Console(io.StringIO()), router))
+    task = asyncio.create_task(up(settings, CPU, Console(told or io.StringIO()), router, reload))
     try:
         yield task
     finally:
@@ -168,12 +180,181 @@ async def test_a_dead_engine_comes_back_at_its_url(tmp_path: Path) -> None:
         await asyncio.wait_for(task, 20)
 
 
-def test_backoff_doubles_up_to_its_cap_and_forgets_after_a_good_run() -> None:
-    """A crash loop slows down; an engine that ran well is started again at once."""
-    backoff = Backoff(first_s=1, most_s=5, good_run_s=100)
-    assert [backoff.delay_s(ran_for_s=10) for _ in range(5)] == [1, 2, 4, 5, 5]
-    assert backoff.delay_s(ran_for_s=100) == 1
-    assert backoff.delay_s(ran_for_s=0) == 2
+def servers() -> dict[int, psutil.Process]:
+    """The engines' servers by port."""
+    found = {}
+    for process in children():
+        with contextlib.suppress(psutil.Error):
+            if process.ppid() == os.getpid() and "--port" in (line := process.cmdline()):
+                found[int(line[line.index("--port") + 1])] = process
+    return found
+
+
+def restart_engines() -> None:
+    os.kill(os.getpid(), signal.SIGUSR1)
+
+
+@pytest.fixture
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody to wait for: the router that reads the file is a stand-in."""
+    monkeypatch.setattr("serve.rolling.NOTICE_S", 0.3)
+    monkeypatch.setattr("serve.rolling.SETTLE_S", 0.3)
+
+
+@pytest.mark.usefixtures("_quick")
+async def test_a_rolling_restart_takes_one_engine_at_a_time_out_of_the_file(
+    tmp_path: Path,
+) -> None:
+    """Each is out of rotation before its end and back when it serves; a second signal meanwhile
+    changes nothing; the new settings are used."""
+    router, told = FakeRouter(), io.StringIO()
+    settings = fake_settings(tmp_path, num_replicas=2)
+    engine = msgspec.structs.replace(settings.engine, served_name="n")
+    renewed = msgspec.structs.replace(settings, engine=engine)
+    async with launched(settings, router, lambda: (renewed, CPU), told) as task:
+        await router.started.wait()
+        first, second = router.urls
+        old = servers()
+        seen = [router.named()]
+        restart_engines()
+        await asyncio.sleep(0)
+        restart_engines()
+        deadline = time.monotonic() + 60
+        while "All engines are restarted." not in told.getvalue():
+            assert time.monotonic() < deadline
+            named = router.named()
+            if named != seen[-1]:
+                seen.append(named)
+            for url in named:
+                assert await is_healthy(url)
+            assert not task.done()
+            await asyncio.sleep(0.02)
+        assert seen == [[first, second], [second], [first, second], [first], [first, second]]
+        assert told.getvalue().count("already") == 1
+        new = servers()
+        assert new.keys() == old.keys()
+        assert not {process.pid for process in new.values()} & {p.pid for p in old.values()}
+        assert all("n" in process.cmdline() for process in new.values())
+        router.finish.set()
+        await asyncio.wait_for(task, 20)
+
+
+@pytest.mark.usefixtures("_quick")
+async def test_an_engine_that_does_not_come_back_stops_the_rolling_restart(tmp_path: Path) -> None:
+    """The other engine is left alone, and the broken one comes back with the old settings."""
+    router, told = FakeRouter(), io.StringIO()
+    settings = fake_settings(tmp_path, num_replicas=2)
+    log = str(LOGS / "bad_flag.log")
+    broken = fake_settings(tmp_path, 2, FAKE_VLLM="die", FAKE_VLLM_LOG=log)
+    async with launched(settings, router, lambda: (broken, CPU), told) as task:
+        await router.started.wait()
+        first, second = router.urls
+        old = servers()
+        restart_engines()
+        await until(lambda: "The restart stops here" in told.getvalue())
+        assert "unrecognized arguments: --no-such-flag" in told.getvalue()
+        assert router.named() == [first, second]
+        deadline = time.monotonic() + 20
+        while not await is_healthy(first):
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.05)
+        port = int(second.rpartition(":")[2])
+        assert servers()[port].pid == old[port].pid
+        router.finish.set()
+        await asyncio.wait_for(task, 20)
+
+
+async def test_broken_settings_restart_nothing(tmp_path: Path) -> None:
+    """They are reported, and every engine stays as it is."""
+    router, told = FakeRouter(), io.StringIO()
+
+    def broken() -> tuple[Settings, Machine]:
+        raise SettingsError("t.toml: unknown field `x`")
+
+    async with launched(fake_settings(tmp_path), router, broken, told) as task:
+        await router.started.wait()
+        old = servers()
+        restart_engines()
+        await until(lambda: "No engine is restarted: t.toml" in told.getvalue())
+        assert servers() == old
+        router.finish.set()
+        await asyncio.wait_for(task, 20)
+
+
+def test_a_rolling_restart_under_load_fails_no_request(
+    tmp_path: Path, fake_vllm_env: dict[str, str]
+) -> None:
+    """Two engines, two router processes, whole and streamed chats all the while; asked for by
+    `r1-serve restart`. Every chat is answered, and both engines are new."""
+    (tmp_path / "config.json").touch()
+    config = tmp_path / "t.toml"
+    config.write_text(
+        f'[server]\nworkers = 2\n[engine]\nmodel = "{tmp_path}"\nserved_name = "m"\n'
+        'port = 0\nnum_replicas = 2\nlog_dir = "logs"\n'
+    )
+    program = Program("up", *up_arguments(config), env=fake_vllm_env)
+    try:
+        program.wait_for("Serving ", 30)
+        url = url_of(program)
+        assert wait_status(url + "/ready", 200, 20)
+        old = engine_pids(program)
+        with chatting(url) as outcomes:
+            assert wait_until(lambda: len(outcomes) > 20, 20)
+            done = subprocess.run(
+                [*R1_SERVE, "restart", "--config", str(config)],
+                env=os.environ | fake_vllm_env,
+                cwd=ROOT,
+                timeout=30,
+                check=True,
+                capture_output=True,
+                text=True,
+            )
+            assert f"pid {program.process.pid}" in done.stdout
+            program.wait_for("All engines are restarted.", 60)
+            enough = len(outcomes) + 20
+            assert wait_until(lambda: len(outcomes) > enough, 20)
+        assert set(outcomes) == {"ok"}, [it for it in outcomes if it != "ok"][:3]
+        assert len(engine_pids(program)) == 2
+        assert not engine_pids(program) & old
+        assert program.stop() == 0
+    finally:
+        program.close()
+
+
+def engine_pids(program: Program) -> set[int]:
+    found = psutil.Process(program.process.pid).children()
+    return {process.pid for process in found if "--port" in process.cmdline()}
+
+
+@contextlib.contextmanager
+def chatting(url: str, num_clients: int = 6) -> Iterator[list[str]]:
+    """Clients that chat one after the other until left; what became of each chat."""
+    outcomes: list[str] = []
+    stop = threading.Event()
+
+    def chat(client: httpx.Client, stream: bool) -> str:
+        body = {"messages": [USER], "stream": stream}
+        try:
+            reply = client.post(url + "/v1/chat/completions", json=body)
+        except httpx.HTTPError as exc:
+            return repr(exc)
+        whole = not stream or reply.text.endswith("data: [DONE]\n\n")
+        return "ok" if reply.status_code == 200 and whole else reply.text[-300:]
+
+    def run(stream: bool) -> None:
+        with httpx.Client(timeout=30) as client:
+            while not stop.is_set():
+                outcomes.append(chat(client, stream))
+
+    threads = [threading.Thread(target=run, args=(n % 2 == 0,)) for n in range(num_clients)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield outcomes
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
 
 
 def test_a_killed_launcher_leaves_no_engine(tmp_path: Path, fake_vllm_env: dict[str, str]) -> None:
@@ -235,7 +416,8 @@ def up_arguments(config: Path, port: int = 0) -> list[str]:
 
 
 def url_of(program: Program) -> str:
-    return next(word for line in program.lines for word in line.split() if "http://" in word)
+    (line,) = [line for line in program.lines if "Serving " in line]
+    return next(word for word in line.split() if "http://" in word)
 
 
 def kill_the_launcher_and_look(program: Program, ready_s: float) -> None:

@@ -56,9 +56,9 @@ async def open_one(replicas: ReplicaSet, **fields: Any) -> Lease:
     return await replicas.open("stand-in", PATH, body(**fields))
 
 
-async def serve_one(replicas: ReplicaSet, **fields: Any) -> Replica:
+async def serve_one(replicas: ReplicaSet, max_tokens: int = 8) -> Replica:
     """A whole reply; who made it."""
-    lease = await open_one(replicas, **fields)
+    lease = await open_one(replicas, max_tokens=max_tokens)
     with contextlib.closing(lease):
         await lease.reply.read_all()
     return lease.replica
@@ -137,6 +137,29 @@ async def test_a_connection_that_breaks_before_the_reply_goes_elsewhere() -> Non
                 assert (await serve_one(replicas)).url == good.url
 
 
+async def test_alone_a_replica_gets_a_second_chance_only_after_a_broken_connection() -> None:
+    """Who is busy now will be so a moment later."""
+    num_calls = 0
+
+    async def count_and_break_off(writer: asyncio.StreamWriter) -> None:
+        nonlocal num_calls
+        num_calls += 1
+        await break_off(writer)
+
+    server, url = await raw_server(count_and_break_off)
+    async with server, stand_ins(1) as engines, replicas_over(*engines) as like:
+        replicas = ReplicaSet(RouterSettings(engine_urls=[url]))
+        force_ready(replicas, url, like.replicas[0])
+        with pytest.raises(UpstreamError):
+            await open_one(replicas)
+        assert num_calls == 3
+        engines[0].arm(Fault("status", status=503))
+        before = engines[0].counters.num_requests
+        with pytest.raises(NotReady):
+            await open_one(like)
+        assert engines[0].counters.num_requests == before + 1
+
+
 async def test_three_attempts_are_the_most() -> None:
     """The last error is what the client gets, with its Retry-After."""
     async with stand_ins(5) as engines, replicas_over(*engines) as replicas:
@@ -201,7 +224,7 @@ async def test_what_the_caller_calls_a_failure_counts_as_one() -> None:
         for _ in range(MAX_BAD_OUTCOMES):
             info = bad.info
             assert info is not None
-            lease = await bad.post(info, PATH, body()(None), None)
+            lease = await bad.post(info, PATH, body(max_tokens=2)(None), None)
             await lease.reply.read_all()
             lease.failed(UpstreamError("an error event"))
             lease.close()
@@ -293,8 +316,7 @@ async def test_an_engine_that_works_is_not_stuck(readable: bool) -> None:
     ):
         if not readable:
             engines[0].metrics = lambda: "nothing"  # type: ignore[method-assign]
-        for _ in range(2):
-            await serve_one(replicas)
+        await serve_one(replicas, max_tokens=120)
         assert not replicas.replicas[0].num_ejections
 
 
@@ -309,18 +331,33 @@ async def test_a_long_prefill_is_not_a_stall() -> None:
 
 
 async def test_a_slow_client_is_not_a_stall() -> None:
-    """Its reply isn't read, so the engine may not send."""
+    """Its reply isn't read, or is complete and not yet passed on: the engine owes nothing."""
     async with (
         stand_ins(1, LONG) as engines,
         replicas_over(*engines, stall_timeout_s=0.2) as replicas,
     ):
-        lease = await open_one(replicas)
-        await lease.reply.read()
-        lease.reply.pause()
+        done, slow = await open_one(replicas, max_tokens=2), await open_one(replicas)
+        await eventually(lambda: replicas.replicas[0].client.num_awaited == 1)
+        slow.reply.pause()
         engines[0].wedge()
         await asyncio.sleep(0.6)
         assert not replicas.replicas[0].num_ejections
-        lease.close()
+        done.close()
+        slow.close()
+
+
+async def test_a_slow_client_does_not_hide_a_stall() -> None:
+    async with (
+        stand_ins(1, LONG) as engines,
+        replicas_over(*engines, stall_timeout_s=0.2) as replicas,
+    ):
+        read, slow = await open_one(replicas), await open_one(replicas)
+        slow.reply.pause()
+        engines[0].wedge()
+        with pytest.raises(UpstreamTimeout):
+            await read.reply.read_all()
+        read.close()
+        slow.close()
 
 
 async def test_other_routers_load_is_seen() -> None:
@@ -434,8 +471,8 @@ async def test_the_router_follows_a_name() -> None:
 async def test_ejections_and_retries_are_counted() -> None:
     async with stand_ins(2) as engines, running_router(*(it.url for it in engines)) as router:
         engines[0].draining = True
-        for _ in range(20):
-            assert (await router.chat("hi")).status_code == 200
+        for number in range(20):
+            assert (await router.chat(f"hi {number}", max_tokens=8)).status_code == 200
         metrics = (await router.http.get("/metrics")).text
         label = f'reason="stopping",replica="{engines[0].url}"'
         assert f"r1_replica_ejections_total{{{label}}} 1.0" in metrics

@@ -372,7 +372,7 @@ async def test_requests_go_to_the_least_busy_replica() -> None:
     async with (
         StandInEngine(Options(step_ms=5)) as first,
         StandInEngine(Options(step_ms=5)) as second,
-        running_router(first.url, second.url) as router,
+        running_router(first.url, second.url, balancing="least_loaded") as router,
     ):
         before = first.counters.num_requests, second.counters.num_requests
         await asyncio.gather(*(router.chat("hi", max_tokens=20) for _ in range(8)))

@@ -78,9 +78,11 @@ def test_a_missing_file_is_told(tmp_path: Path) -> None:
 def test_relative_paths_are_meant_beside_the_file(tmp_path: Path) -> None:
     """A model is a path only where it begins with a dot; `org/name` is a repository."""
     text = '[engine]\nmodel = "../m"\nlog_dir = "logs"\n[router]\npresets = "p.toml"\n'
+    text += '[server]\nkeys_file = "k.toml"\n'
     settings = load(tmp_path, text)
     assert settings.engine.model == str(tmp_path.parent / "m")
     assert settings.engine.log_dir == str(tmp_path / "logs")
+    assert settings.server.keys_file == str(tmp_path / "k.toml")
     assert settings.router.presets == str(tmp_path / "p.toml")
     assert load(tmp_path, '[engine]\nmodel = "org/name"\n').engine.model == "org/name"
 

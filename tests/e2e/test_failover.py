@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import re
+import signal
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -36,7 +38,6 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
     try:
         program.wait_for("Serving r1-demo at ", ENGINE_READY_S)
         yield program
-        assert program.stop() == 0
     finally:
         program.close()
 
@@ -139,3 +140,33 @@ async def test_a_reply_goes_on_from_its_last_whole_character(engine: RunningEngi
             assert text.startswith(said)
             assert cut - 3 <= kept <= cut
         assert kept == len(ids)
+
+
+async def test_a_rolling_restart_costs_no_request(stack: Program) -> None:
+    """Both engines are replaced one after the other under load: no request fails."""
+    old = engines_of(stack)
+    questions = itertools.cycle(p.question for p in held_out_problems("word", 200, seed=20261124))
+    async with httpx.AsyncClient(base_url=url_of(stack), timeout=120) as http:
+        stack.process.send_signal(signal.SIGUSR1)
+        restarted = asyncio.create_task(
+            asyncio.to_thread(stack.wait_for, "All engines are restarted", 2 * ENGINE_READY_S)
+        )
+        num_solved = 0
+        while not restarted.done():
+            batch = await solve_all(http, [next(questions) for _ in range(8)])
+            assert all(said["finish"] == ["stop"] and said["done"] for said in batch)
+            num_solved += len(batch)
+        await restarted
+        assert num_solved >= 16
+        assert not any(server.is_running() for server in old)
+        assert len(engines_of(stack)) == 2
+        await both_ready(http)
+
+
+async def test_a_stopped_router_finishes_its_streams(stack: Program) -> None:
+    """SIGTERM to the whole stack under load: every open stream ends whole, the status is 0."""
+    questions = [p.question for p in held_out_problems("addition", NUM_STREAMS, seed=20261125)]
+    async with httpx.AsyncClient(base_url=url_of(stack), timeout=120) as http:
+        said = await solve_all(http, questions, after=300, then=stack.process.terminate)
+        assert all(it["finish"] == ["stop"] and it["done"] for it in said)
+    assert await asyncio.to_thread(stack.process.wait, 60) == 0

@@ -1,0 +1,36 @@
+"""What a request must show, and what it may claim for it."""
+
+from __future__ import annotations
+
+from starlette.types import Scope
+
+from serve.admission import Claim, priority_of
+from serve.keys import Holder, KeyRing
+from serve.protocol import GenerationRequest
+
+NEEDS_NO_KEY = frozenset(
+    {"/health", "/ready", "/metrics", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"}
+)
+_HOLDER = "r1.holder"
+"""Scope key of who sent the request, where keys are needed."""
+
+
+def authenticate(scope: Scope, keys: KeyRing | None) -> None:
+    """Notes in the scope who sent the request; nothing where no keys are asked for.
+
+    Raises `InvalidKey`. It needs headers only, so it comes before the body is read.
+    """
+    if keys is not None and scope["type"] == "http" and scope["path"] not in NEEDS_NO_KEY:
+        scope[_HOLDER] = keys.holder_of(scope["headers"])
+
+
+def claim_of(scope: Scope, body: bytes, asked: GenerationRequest) -> Claim:
+    """The claim of a request that was authenticated. Only this process knows the hash: it differs
+    from run to run, so that nobody can send requests that pass for others."""
+    holder: Holder | None = scope.get(_HOLDER)
+    best = None if holder is None else holder.key.best_priority
+    return Claim(
+        priority=priority_of(asked.priority, asked.service_tier, best),
+        account=None if holder is None else holder.account,
+        who=hash(body),
+    )

@@ -1,0 +1,62 @@
+"""The end of a router's life: new replies are refused, those under way finish or are cut short.
+
+It knows what is under way; when to begin and how long to wait is `serve.server`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+
+from serve.errors import ShuttingDown
+
+RETRY_AFTER_S = 1.0
+"""Another replica can take the request at once, and behind one port the next process soon."""
+
+
+class Drain:
+    """One per app, at `app.state.drain`."""
+
+    def __init__(self) -> None:
+        self.began = False
+        self._expired = False
+        self._open: set[asyncio.Task[object]] = set()
+
+    def begin(self) -> None:
+        """From now on nothing new is taken."""
+        self.began = True
+
+    def refuse(self) -> None:
+        """Raises `ShuttingDown` once the drain has begun."""
+        if self.began:
+            raise ShuttingDown(
+                "the router is shutting down; send the request again, elsewhere or a little later",
+                retry_after_s=RETRY_AFTER_S,
+            )
+
+    @contextlib.contextmanager
+    def under_way(self) -> Iterator[None]:
+        """Around work for a client, which `expire` cancels: raises `ShuttingDown` in its place."""
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("not inside a task")
+        self._open.add(task)
+        try:
+            yield
+        except asyncio.CancelledError:
+            if self._expired and task.uncancel() == 0:
+                raise ShuttingDown(
+                    "the router shut down before this reply was complete; send the request again",
+                    retry_after_s=RETRY_AFTER_S,
+                ) from None
+            raise
+        finally:
+            self._open.discard(task)
+
+    def expire(self) -> int:
+        """Cuts short everything under way; how much that was."""
+        self._expired = True
+        for task in self._open:
+            task.cancel()
+        return len(self._open)
