@@ -25,7 +25,7 @@ from serve.engine_process import free_port
 from tests.conftest import ROOT, Program
 from tests.support import RunningRouter, eventually, running_router
 
-FAST: dict[str, Any] = {"step_ms": 0.2, "prefill_ms": 0}
+FAST: dict[str, Any] = {"step_ms": 0, "prefill_ms": 0}
 TRACE, ANSWER = "First 2 + 2 < 5.\n\nThat is 4 🙂.", "It is \\boxed{4}, so <b>4</b>."
 MESSAGE = "script:" + json.dumps({"think": f"{TRACE}\n", "answer": f"\n\n{ANSWER}"})
 SSE = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
