@@ -21,7 +21,6 @@ from tests.conftest import RunningEngine
 from tests.faults.support import chat_body, connect, request_bytes, router_over, stand_in_process
 
 NUM_STREAMS = 2000
-NUM_REAL_STREAMS = 400
 AT_ONCE = 200
 """Streams open at a time: two cores carry the clients, the router and the engine."""
 WITHIN_S = 2.0
@@ -108,8 +107,9 @@ async def test_real_vllm_is_free_of_every_cut_stream(engine: RunningEngine) -> N
                     "router": await gauge(http, url, "r1_in_flight"),
                 }
 
-            await storm(url, NUM_REAL_STREAMS, 3.0, max_tokens=2000, ignore_eos=True)
-            await calm(readings)
+            num_begun = await storm(url, NUM_STREAMS, 3.0, max_tokens=2000, ignore_eos=True)
+            assert num_begun > NUM_STREAMS / 10
+            print(f"{num_begun} had begun; calm after {await calm(readings):.2f} s")
             reply = await http.post(
                 f"{url}/v1/chat/completions", json=chat_body("hi", max_tokens=4)
             )
