@@ -14,13 +14,14 @@ import signal
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
-from serve import __version__
+from serve import __version__, openapi
 from serve.access import authenticate, claim_of
 from serve.admission import Gate
 from serve.chat import ChatReply, make_head
@@ -117,6 +118,9 @@ class Router:
 
 
 class _App(FastAPI):
+    def openapi(self) -> dict[str, Any]:
+        return openapi.complete(super().openapi())
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope[SERVER_SEND] = send
         scope["app"] = self
