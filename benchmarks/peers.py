@@ -57,8 +57,10 @@ class Contender:
 
 
 def _ours(at: Launch) -> list[str]:
+    path = at.scratch / "r1-serve.toml"
+    path.write_text('[server]\nlog_level = "warning"\n')
     argv = [sys.executable, "-m", "serve", "router", "--engine-url", at.engine_url]
-    return [*argv, "--host", "127.0.0.1", "--port", str(at.port)]
+    return [*argv, "--host", "127.0.0.1", "--port", str(at.port), "--config", str(path)]
 
 
 def _vllm_router(at: Launch) -> list[str]:

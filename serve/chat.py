@@ -40,21 +40,16 @@ class ChatReply(EngineResponse):
         self._plan = plan
         self._generation = generation
         self._head = head
-        content_type = "text/event-stream; charset=utf-8" if plan.stream else "application/json"
-        self.init_headers(
-            {
-                "content-type": content_type,
-                "cache-control": "no-store",
-                "x-request-id": head.id,
-                "x-r1-preset": plan.preset,
-                "x-r1-budget-source": plan.budget_source,
-                **(
-                    {"x-r1-thinking-token-budget": str(plan.thinking_token_budget)}
-                    if plan.thinking_token_budget is not None
-                    else {}
-                ),
-            }
-        )
+        content_type = b"text/event-stream; charset=utf-8" if plan.stream else b"application/json"
+        self.raw_headers = [
+            (b"content-type", content_type),
+            (b"cache-control", b"no-store"),
+            (b"x-request-id", head.id.encode()),
+            (b"x-r1-preset", plan.preset.encode("latin-1")),
+            (b"x-r1-budget-source", plan.budget_source.encode()),
+        ]
+        if (budget := plan.thinking_token_budget) is not None:
+            self.raw_headers.append((b"x-r1-thinking-token-budget", b"%d" % budget))
 
     async def run(self, send: Send, guard: DisconnectGuard) -> None:
         self.raw_headers += self.admission.headers()
@@ -88,20 +83,22 @@ class ChatReply(EngineResponse):
     async def _stream(self, send: Send, guard: DisconnectGuard) -> None:
         generation = self._generation
         reply = StreamReply(self._plan, self._head, lambda: generation.num_failovers)
-        writer = ClientWriter(send, generation.pause, generation.resume)
-        encode, write = reply.encode, writer.write
+        writer = ClientWriter(send, generation.pause, generation.resume, self.line)
+        encode, write_body, watch = reply.encode, writer.write_body, self.watch
 
         def emit(choices: list[EngineChoice]) -> None:
-            if self.watch.first_answer_s is None:
-                note_first_text(self.watch, choices)
+            if watch.first_answer_s is None and (
+                watch.first_token_s is None or choices[0].delta.content or len(choices) > 1
+            ):
+                note_first_text(watch, choices)
             events = encode(choices)
             if not self.started:
                 self.started = True
-                write(self._start())
+                writer.write(self._start())
                 if self._plan.return_token_ids and generation.prompt_token_ids is not None:
                     events = reply.prompt_token_ids(generation.prompt_token_ids) + events
             if events:
-                write(body_part(events, more=True))
+                write_body(events)
 
         async with writer:
             await generation.run(emit)

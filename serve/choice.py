@@ -42,7 +42,8 @@ class ChoiceState:
         if choice.token_ids is not None:
             self.num_tokens += len(choice.token_ids)
             self.ids.extend(choice.token_ids)
-            self.counter.add(choice.token_ids)
+            if not self.counter.closed:
+                self.counter.add(choice.token_ids)
         elif delta.content or delta.reasoning or delta.reasoning_content:
             self.num_tokens += 1
             self.counter.num_tokens += not self.splitter.answering

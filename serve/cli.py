@@ -207,7 +207,9 @@ def _router_runner(console: Console) -> Callable[[Settings], Coroutine[Any, Any,
             console.line(f"Serving {settings.engine.served_name} at {url} (docs at {url}/docs).")
 
         if settings.server.workers == 1:
-            await server.run(build_app(settings), settings.server, on_started=announce)
+            app = build_app(settings)
+            server.spare_collector()
+            await server.run(app, settings.server, on_started=announce)
         else:
             await workers.run(settings, on_started=announce)
 

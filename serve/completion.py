@@ -138,7 +138,7 @@ class CompletionReply(EngineResponse):
         await send(body_part(body, more=False))
 
     async def _pipe(self, reply: Reply, send: Send, start: Message) -> None:
-        writer = ClientWriter(send, reply.pause, reply.resume)
+        writer = ClientWriter(send, reply.pause, reply.resume, self.line)
 
         def sink(data: bytes) -> bool:
             if self._meter is not None:
@@ -148,7 +148,7 @@ class CompletionReply(EngineResponse):
             if not self.started:
                 self.started = True
                 writer.write(start)
-            writer.write(body_part(data, more=True))
+            writer.write_body(data)
             return True
 
         async with writer:

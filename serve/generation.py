@@ -118,22 +118,23 @@ class Generation:
         if self._lease is None:
             raise RuntimeError("start() comes first")
         reply = self._lease.reply
-        decoder, complete = SSEDecoder(), False
+        feed, take, has_stop = SSEDecoder().feed, self._take, bool(self._plan.stop)
+        complete = False
 
         def sink(data: bytes) -> bool:
             nonlocal complete
             batch: list[EngineChoice] = []
             try:
-                for event in decoder.feed(data):
+                for event in feed(data):
                     if event == DONE:
                         complete = True
                     else:
-                        batch += self._take(event)
+                        batch += take(event)
             finally:  # what came before a broken event has been counted: it must go out
                 if batch:
                     self._begun = True
                     emit(batch)
-            return not (complete or self._stopped())
+            return not (complete or (has_stop and self._stopped()))
 
         try:
             await reply.pipe(sink)
@@ -225,18 +226,19 @@ class Generation:
             self.usage.prompt_tokens = len(chunk.prompt_token_ids)
         if chunk.usage is not None:
             self._settle(chunk.usage)
-        for choice in chunk.choices:
-            if not 0 <= choice.index < len(self._choices):
+        choices, states = chunk.choices, self._choices
+        if self._plan.stop:
+            ended = {index for index, state in enumerate(states) if state.ended}
+            choices = [choice for choice in choices if choice.index not in ended]
+        for choice in choices:
+            if not 0 <= choice.index < len(states):
                 raise UpstreamError(
                     f"the engine sent choice {choice.index}, which nobody asked for"
                 )
-        if self._plan.stop:
-            chunk.choices = [c for c in chunk.choices if not self._choices[c.index].ended]
-        for choice in chunk.choices:
             if choice.finish_reason in BROKEN_OFF:
                 raise UpstreamError("the engine gave the request up")
-            self._choices[choice.index].take(choice)
-        return chunk.choices
+            states[choice.index].take(choice)
+        return choices
 
     def _stopped(self) -> bool:
         """Whether stop strings ended what the engine would go on with: the rest is not wanted."""

@@ -86,6 +86,14 @@ class TraceSplitter:
         vLLM's splitter lets `</think>` slip into `content` when stop strings delay the text behind
         the token ids; such a tag is dropped.
         """
+        phase = self._phase
+        if phase is _Phase.ANSWER and not reasoning:
+            return "", content
+        if phase is _Phase.THINKING and not (content if self._by_engine else reasoning):
+            text = self._held + (reasoning or content)
+            if self._has_trace and text and "<" not in text and not text[-1].isspace():
+                self._held = ""  # most chunks: what follows would release it all too, at more cost
+                return text, ""
         if not self._by_engine:
             if not reasoning:
                 return self.feed(content)

@@ -13,9 +13,10 @@ import msgspec
 from serve.generation import Usage
 from serve.presets import Plan
 from serve.reasoning import CLOSE_TAG, OPEN_TAG, ReasoningFormat
-from serve.wire import EngineChoice, is_text_only, present
+from serve.wire import EngineChoice
 
 _dumps = msgspec.json.encode
+_END = b',"finish_reason":null}]}\n\n'
 
 
 class Head(msgspec.Struct, frozen=True):
@@ -51,6 +52,12 @@ class _View:
         return "", text + answer
 
 
+def _around(start: bytes, names: Sequence[str]) -> list[bytes]:
+    """What stands around a text that is given once under each of `names`, to join it with."""
+    keys = [_dumps(name) + b":" for name in names]
+    return [start + keys[0], *(b"," + key for key in keys[1:]), b"}"]
+
+
 class StreamReply:
     """Choices → SSE bytes."""
 
@@ -70,18 +77,28 @@ class StreamReply:
         self._choice_starts = [
             start + b'"choices":[{"index":%d,"delta":{' % index for index in range(plan.num_choices)
         ]
-        self._reasoning_keys = [_dumps(name) + b":" for name in head.reasoning_fields]
+        self._traces = [_around(start, head.reasoning_fields) for start in self._choice_starts]
+        self._answers = [_around(start, ["content"]) for start in self._choice_starts]
 
     def encode(self, choices: Iterable[EngineChoice]) -> bytes:
         """The events of one read; empty when they have nothing to show yet."""
-        return b"".join(
-            [
-                self._text_event(choice)
-                if self._plain and is_text_only(choice)
-                else b"".join(self._events(choice))
-                for choice in choices
-            ]
-        )
+        events = b""
+        for choice in choices:
+            delta = choice.delta
+            if (
+                self._plain
+                and choice.finish_reason is None
+                and delta.role is None
+                and choice.logprobs is None
+                and delta.tool_calls is None
+            ):  # text alone, as most are: what `_events` gives for it, at half the cost
+                if delta.reasoning:
+                    events += _dumps(delta.reasoning).join(self._traces[choice.index]) + _END
+                if delta.content:
+                    events += _dumps(delta.content).join(self._answers[choice.index]) + _END
+            else:
+                events += b"".join(self._events(choice))
+        return events
 
     def prompt_token_ids(self, ids: list[int]) -> bytes:
         return b'%b"choices":[],"prompt_token_ids":%b}\n\n' % (self._start, _dumps(ids))
@@ -89,38 +106,23 @@ class StreamReply:
     def usage(self, usage: Usage) -> bytes:
         return b'%b"choices":[],"usage":%b}\n\n' % (self._start, _dumps(usage_body(usage)))
 
-    def _text_event(self, choice: EngineChoice) -> bytes:
-        """What `_events` gives for a chunk of text alone, which most are."""
-        delta, start = choice.delta, self._choice_starts[choice.index]
-        events = b""
-        if delta.reasoning:
-            text = _dumps(delta.reasoning)
-            fields = b",".join([key + text for key in self._reasoning_keys])
-            events = b'%b%b},"finish_reason":null}]}\n\n' % (start, fields)
-        if delta.content:
-            text = _dumps(delta.content)
-            events += b'%b"content":%b},"finish_reason":null}]}\n\n' % (start, text)
-        return events
-
     def _events(self, choice: EngineChoice) -> Iterable[bytes]:
         delta = choice.delta
         start = self._choice_starts[choice.index]
         trace, answer = self._views[choice.index].of(delta.reasoning or "", delta.content or "")
-        extras = self._extras(choice) if self._token_ids or present(choice.logprobs) else b""
+        extras = self._extras(choice)
         if delta.role is not None:
-            yield start + b'"role":"assistant","content":""},"finish_reason":null}]}\n\n'
+            yield start + b'"role":"assistant","content":""}' + _END
         if trace:
-            text = _dumps(trace)
-            fields = b",".join([key + text for key in self._reasoning_keys])
-            yield b'%b%b}%b,"finish_reason":null}]}\n\n' % (start, fields, extras)
+            yield _dumps(trace).join(self._traces[choice.index]) + extras + _END
             extras = b""
         if answer:
-            yield b'%b"content":%b}%b,"finish_reason":null}]}\n\n' % (start, _dumps(answer), extras)
+            yield _dumps(answer).join(self._answers[choice.index]) + extras + _END
             extras = b""
-        if present(delta.tool_calls):
-            yield b'%b"tool_calls":%b},"finish_reason":null}]}\n\n' % (start, delta.tool_calls)
+        if delta.tool_calls:
+            yield b'%b"tool_calls":%b}' % (start, _dumps(delta.tool_calls)) + _END
         if extras and choice.finish_reason is None:
-            yield b'%b}%b,"finish_reason":null}]}\n\n' % (start, extras)
+            yield start + b"}" + extras + _END
         if choice.finish_reason is not None:
             yield b'%b}%b,"finish_reason":%b,"stop_reason":%b}]%b}\n\n' % (
                 start,
@@ -139,8 +141,8 @@ class StreamReply:
         if self._hidden and not choice.delta.content:
             return b""
         extras = b""
-        if present(choice.logprobs):
-            extras = b',"logprobs":%b' % bytes(choice.logprobs)
+        if choice.logprobs is not None:
+            extras = b',"logprobs":%b' % _dumps(choice.logprobs)
         if self._token_ids and choice.token_ids:
             extras += b',"token_ids":%b' % _dumps(choice.token_ids)
         return extras
@@ -155,10 +157,6 @@ class _ToolCall(msgspec.Struct):
     index: int = 0
     id: str | None = None
     function: _ToolFunction | None = None
-
-
-class _Logprobs(msgspec.Struct):
-    content: list[msgspec.Raw] | None = None
 
 
 class _Folded:
@@ -180,17 +178,17 @@ class _Folded:
         self.trace.append(trace)
         self.answer.append(answer)
         if not (hidden and not answer):
-            if present(choice.logprobs):
-                logprobs = msgspec.json.decode(choice.logprobs, type=_Logprobs)
-                self.logprobs += logprobs.content or []
+            if choice.logprobs is not None and "content" in choice.logprobs:
+                raw = choice.logprobs["content"]
+                self.logprobs += msgspec.json.decode(raw, type=list[msgspec.Raw] | None) or []
             self.token_ids += choice.token_ids or []
-        if present(delta.tool_calls):
+        if delta.tool_calls:
             self._add_tool_calls(delta.tool_calls)
         if choice.finish_reason is not None:
             self.finish_reason, self.stop_reason = choice.finish_reason, choice.stop_reason
 
-    def _add_tool_calls(self, raw: msgspec.Raw) -> None:
-        for call in msgspec.json.decode(raw, type=list[_ToolCall]):
+    def _add_tool_calls(self, calls: Iterable[msgspec.Raw]) -> None:
+        for call in [msgspec.json.decode(raw, type=_ToolCall) for raw in calls]:
             known = self.tool_calls.setdefault(
                 call.index, {"id": None, "type": "function", "name": "", "arguments": ""}
             )

@@ -27,20 +27,22 @@ from serve.errors import (
     TooManyRequests,
 )
 from serve.generation import Usage
+from serve.http import ClientLine, client_line
 from serve.telemetry import Stopwatch, Telemetry
 
 log = logging.getLogger(__name__)
 
-SERVER_SEND = "r1.send"
-"""Scope key of the server's own `send`: Starlette's wrappers around it cost each token 2 µs."""
-
 
 class DisconnectGuard:
     """`async with` it around work for one client: when the client hangs up, the work is cancelled
-    and `ClientGone` is raised in its place. `release()` it before the reply's last byte."""
+    and `ClientGone` is raised in its place. `release()` it before the reply's last byte.
 
-    def __init__(self, receive: Receive) -> None:
+    `line` brings the news under our own server; under another one a task waits for it."""
+
+    def __init__(self, receive: Receive, line: ClientLine | None = None) -> None:
         self._receive = receive
+        self._line = line
+        self._watcher: asyncio.Task[None] | None = None
         self._gone = False
 
     async def __aenter__(self) -> Self:
@@ -48,22 +50,31 @@ class DisconnectGuard:
         if task is None:
             raise RuntimeError("not inside a task")
         self._task = task
-        self._watcher = asyncio.create_task(self._watch())
+        if self._line is not None:
+            self._line.watch(self._hang_up)
+        else:
+            self._watcher = asyncio.create_task(self._watch())
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
-        self._watcher.cancel()
+        self.release()
         if self._gone and self._task.uncancel() == 0 and kind is asyncio.CancelledError:
             raise ClientGone from None
 
     def release(self) -> None:
-        self._watcher.cancel()
+        if self._line is not None:
+            self._line.unwatch()
+        if self._watcher is not None:
+            self._watcher.cancel()
 
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
+        self._hang_up()
+
+    def _hang_up(self) -> None:
         self._gone = True
         self._task.cancel()
 
@@ -84,6 +95,7 @@ class EngineResponse(Response, abc.ABC):
         self.preset = preset
         self.started = False
         """Whether the reply's first byte has gone out."""
+        self.line: ClientLine | None = None
 
     @abc.abstractmethod
     async def run(self, send: Send, guard: DisconnectGuard) -> None:
@@ -109,12 +121,12 @@ class EngineResponse(Response, abc.ABC):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         outcome = "error"
-        send = scope.get(SERVER_SEND, send)
+        self.line = client_line(scope)
         drain: Drain = scope["app"].state.drain
         try:
             drain.refuse()
             with drain.under_way():
-                async with DisconnectGuard(receive) as guard, self.admission:
+                async with DisconnectGuard(receive, self.line) as guard, self.admission:
                     try:
                         await self.run(send, guard)
                     finally:

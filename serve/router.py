@@ -12,13 +12,14 @@ import functools
 import logging
 import signal
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from serve import __version__, openapi
@@ -50,7 +51,7 @@ from serve.presets import (
 )
 from serve.protocol import parse_chat, parse_completion, parse_json, parse_tokenize
 from serve.replicas import ReplicaSet
-from serve.response import SERVER_SEND, outcome_of
+from serve.response import outcome_of
 from serve.settings import Settings, SettingsError
 from serve.shared import Shared
 from serve.strict import did_you_mean
@@ -117,20 +118,44 @@ class Router:
         return models[name], named or self.settings.router.default_preset
 
 
+Handler = Callable[[Request], Awaitable[Response]]
+
+
 class _App(FastAPI):
+    """`generations`, by path, are served before FastAPI's middleware and routing, which cost more
+    than all that a request needs of ours (`docs/decisions/0009-streaming-path.md`). They are routes
+    all the same: for the OpenAPI document, for wrong methods, for apps that mount this one."""
+
+    generations: Mapping[str, Handler] = {}
+
     def openapi(self) -> dict[str, Any]:
         return openapi.complete(super().openapi())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope[SERVER_SEND] = send
         scope["app"] = self
         try:
             authenticate(scope, self.state.router.keys)
         except InvalidKey as exc:
             self.state.router.telemetry.rejected("invalid_key")
             await error_reply(exc)(scope, receive, send)
+            return
+        is_post = scope["type"] == "http" and scope["method"] == "POST"
+        handler = self.generations.get(scope["path"]) if is_post else None
+        if handler is not None:
+            await self._generate(handler, Request(scope, receive), send)
         else:
             await super().__call__(scope, receive, send)
+
+    async def _generate(self, handler: Handler, request: Request, send: Send) -> None:
+        try:
+            response = await handler(request)
+            await response(request.scope, request.receive, send)
+        except ClientDisconnect:
+            return
+        except Exception as exc:  # answered and logged by the handlers of every other route
+            kind = ServeError if isinstance(exc, ServeError) else Exception
+            answer = cast(Awaitable[Response], self.exception_handlers[kind](request, exc))
+            await (await answer)(request.scope, request.receive, send)
 
 
 def build_app(settings: Settings, worker: Worker = ALONE) -> FastAPI:
@@ -171,7 +196,7 @@ async def _first_look(replicas: ReplicaSet) -> None:
                 await asyncio.sleep(0.01)
 
 
-def _add_generation_routes(app: FastAPI, router: Router) -> None:
+def _add_generation_routes(app: _App, router: Router) -> None:
     settings = router.settings
 
     @app.post("/v1/chat/completions", openapi_extra=CHAT_SCHEMA)
@@ -213,6 +238,8 @@ def _add_generation_routes(app: FastAPI, router: Router) -> None:
         admission = router.gate.admit(claim_of(request.scope, body, completion))
         set_priority(plan, admission.claim.priority)
         return CompletionReply(plan, router.replicas, admission, router.telemetry, watch)
+
+    app.generations = {"/v1/chat/completions": chat, "/v1/completions": completions}
 
     @app.post("/tokenize", openapi_extra=TOKENIZE_SCHEMA)
     async def tokenize(request: Request) -> Response:
@@ -332,18 +359,24 @@ def error_reply(error: ServeError) -> Response:
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
-    """The request's body. Raises `BodyTooLarge` as soon as it is known to be, and `ShuttingDown`
-    where it hasn't come at the drain's limit."""
+    """The request's body. Raises `BodyTooLarge` as soon as it is known to be, `ShuttingDown` where
+    it hasn't come at the drain's limit, `ClientDisconnect` where it never will."""
     too_large = functools.partial(
         BodyTooLarge, f"the body is larger than {max_bytes} bytes, the limit of this server"
     )
-    if int(request.headers.get("content-length", 0)) > max_bytes:
-        raise too_large()
-    parts, size = [], 0
+    for name, value in request.scope["headers"]:
+        if name == b"content-length" and int(value) > max_bytes:
+            raise too_large()
+    parts, size, more = [], 0, True
     with request.app.state.drain.under_way():
-        async for part in request.stream():
+        while more:
+            message = await request.receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            part = message.get("body", b"")
             size += len(part)
             if size > max_bytes:
                 raise too_large()
             parts.append(part)
-    return b"".join(parts)
+            more = message.get("more_body", False)
+    return parts[0] if len(parts) == 1 else b"".join(parts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator
+from typing import Generic, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -16,6 +17,24 @@ from serve.shared_metrics import SharedMetrics
 from serve.worker import ALONE, Worker
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+
+
+M = TypeVar("M", Counter, Histogram)
+
+
+class Labelled(Generic[M]):
+    """A metric's children by their label values, as text. Its own `labels()` checks, converts and
+    locks for each; this is a dict, as small as the metric itself."""
+
+    def __init__(self, metric: M) -> None:
+        self._metric: M = metric
+        self._children: dict[tuple[str, ...], M] = {}
+
+    def __call__(self, *values: str) -> M:
+        child = self._children.get(values)
+        if child is None:
+            child = self._children[values] = self._metric.labels(*values)
+        return child
 
 
 class Telemetry:
@@ -30,17 +49,21 @@ class Telemetry:
         worker: Worker = ALONE,
     ) -> None:
         self.registry = CollectorRegistry()
-        self._requests = Counter(
-            "r1_requests",
-            "Requests by route, preset and outcome.",
-            ("route", "preset", "outcome"),
-            registry=self.registry,
+        self._requests = Labelled(
+            Counter(
+                "r1_requests",
+                "Requests by route, preset and outcome.",
+                ("route", "preset", "outcome"),
+                registry=self.registry,
+            )
         )
-        self._tokens = Counter(
-            "r1_tokens",
-            "Tokens by preset and kind: prompt, reasoning, answer.",
-            ("preset", "kind"),
-            registry=self.registry,
+        self._tokens = Labelled(
+            Counter(
+                "r1_tokens",
+                "Tokens by preset and kind: prompt, reasoning, answer.",
+                ("preset", "kind"),
+                registry=self.registry,
+            )
         )
         self._first_token = self._histogram(
             "r1_time_to_first_token_seconds", "Request to first text, thinking or answer."
@@ -58,20 +81,26 @@ class Telemetry:
             buckets=_SECONDS,
             registry=self.registry,
         )
-        self._rejections = Counter(
-            "r1_rejections",
-            "Requests refused with 429 or 401, by reason.",
-            ("reason",),
-            registry=self.registry,
+        self._rejections = Labelled(
+            Counter(
+                "r1_rejections",
+                "Requests refused with 429 or 401, by reason.",
+                ("reason",),
+                registry=self.registry,
+            )
         )
-        self._key_requests = Counter(
-            "r1_key_requests",
-            "Requests by key and outcome.",
-            ("key", "outcome"),
-            registry=self.registry,
+        self._key_requests = Labelled(
+            Counter(
+                "r1_key_requests",
+                "Requests by key and outcome.",
+                ("key", "outcome"),
+                registry=self.registry,
+            )
         )
-        self._key_tokens = Counter(
-            "r1_key_tokens", "Tokens by key and kind.", ("key", "kind"), registry=self.registry
+        self._key_tokens = Labelled(
+            Counter(
+                "r1_key_tokens", "Tokens by key and kind.", ("key", "kind"), registry=self.registry
+            )
         )
         in_flight = GaugeCollector("r1_in_flight", "Requests running now.", num_in_flight)
         queued = GaugeCollector("r1_queue_depth", "Requests waiting for a slot.", num_queued)
@@ -81,37 +110,38 @@ class Telemetry:
             for collector in collectors:
                 self.registry.register(collector)
 
-    def _histogram(self, name: str, text: str) -> Histogram:
-        return Histogram(name, text, ("preset",), buckets=_SECONDS, registry=self.registry)
+    def _histogram(self, name: str, text: str) -> Labelled[Histogram]:
+        metric = Histogram(name, text, ("preset",), buckets=_SECONDS, registry=self.registry)
+        return Labelled(metric)
 
     def record(self, watch: Stopwatch, route: str, preset: str, outcome: str) -> None:
         """The end of a request. `outcome`: ok, invalid, rejected, error or client_gone."""
-        self._requests.labels(route, preset, outcome).inc()
+        self._requests(route, preset, outcome).inc()
         if watch.first_token_s is not None:
-            self._first_token.labels(preset).observe(watch.first_token_s)
+            self._first_token(preset).observe(watch.first_token_s)
         if watch.first_answer_s is not None:
-            self._first_answer.labels(preset).observe(watch.first_answer_s)
-        self._duration.labels(preset).observe(watch.elapsed_s())
+            self._first_answer(preset).observe(watch.first_answer_s)
+        self._duration(preset).observe(watch.elapsed_s())
 
     def count(self, usage: Usage, preset: str) -> None:
         self._count(self._tokens, preset, usage)
 
-    def _count(self, counter: Counter, label: str, usage: Usage) -> None:
-        counter.labels(label, "prompt").inc(usage.prompt_tokens)
-        counter.labels(label, "reasoning").inc(usage.reasoning_tokens)
+    def _count(self, counter: Labelled[Counter], label: str, usage: Usage) -> None:
+        counter(label, "prompt").inc(usage.prompt_tokens)
+        counter(label, "reasoning").inc(usage.reasoning_tokens)
         answer = max(0, usage.completion_tokens - usage.reasoning_tokens)
-        counter.labels(label, "answer").inc(answer)
+        counter(label, "answer").inc(answer)
 
     def admitted(self, waited_s: float) -> None:
         """A request that got a slot after so long."""
         self._queue_time.observe(waited_s)
 
     def rejected(self, reason: str) -> None:
-        self._rejections.labels(reason).inc()
+        self._rejections(reason).inc()
 
     def count_key(self, key: str, outcome: str, usage: Usage) -> None:
         """The end of a keyed request, by the key's name."""
-        self._key_requests.labels(key, outcome).inc()
+        self._key_requests(key, outcome).inc()
         self._count(self._key_tokens, key, usage)
 
     def failed_over(self, times: int) -> None:

@@ -138,7 +138,7 @@ class EngineClient:
         body: bytes = b"",
         headers: Mapping[str, str] | None = None,
     ) -> Reply:
-        """Sends a request and waits for the reply's status line and headers.
+        """Sends a request and waits for the reply to begin (`Reply.begun`).
 
         A kept-alive connection that turns out closed is replaced once. Cancelling cuts the
         connection. Raises `ConnectFailed` or another `UpstreamError`.
@@ -217,7 +217,7 @@ class EngineClient:
     async def _exchange(self, connection: Connection, message: bytes) -> Reply:
         reply = connection.send(message)
         try:
-            await reply.headers_complete()
+            await reply.begun()
         except BaseException:
             reply.close()
             raise

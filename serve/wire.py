@@ -1,6 +1,7 @@
 """What engines send, as far as the router reads it; all else in a chunk is skipped unparsed.
 
-The forms are vLLM 0.32's (`vllm/entrypoints/openai/chat_completion/protocol.py`).
+The forms are vLLM 0.32's (`vllm/entrypoints/openai/chat_completion/protocol.py`). They are made and
+dropped for each token and can't form circles, so the garbage collector needn't know of them.
 """
 
 from __future__ import annotations
@@ -11,44 +12,37 @@ UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowE
 """What reading an engine's JSON may raise: besides its own error, msgspec lets through those of
 text that isn't UTF-8 and of nesting without end; token ids may not fit their array."""
 
-_ABSENT = msgspec.Raw()
 
-
-def present(raw: msgspec.Raw) -> bool:
-    """Whether an unparsed field was there and isn't null."""
-    return bool(raw) and bytes(raw) != b"null"
-
-
-class EngineDelta(msgspec.Struct):
+class EngineDelta(msgspec.Struct, gc=False):
     role: str | None = None
     content: str | None = None
     reasoning: str | None = None
     reasoning_content: str | None = None
-    tool_calls: msgspec.Raw = _ABSENT
+    tool_calls: list[msgspec.Raw] | None = None
 
 
-class EngineChoice(msgspec.Struct):
+class EngineChoice(msgspec.Struct, gc=False):
     index: int
     delta: EngineDelta
     finish_reason: str | None = None
     stop_reason: int | str | None = None
-    logprobs: msgspec.Raw = _ABSENT
+    logprobs: dict[str, msgspec.Raw] | None = None
     token_ids: list[int] | None = None
 
 
-class EngineUsage(msgspec.Struct):
+class EngineUsage(msgspec.Struct, gc=False):
     prompt_tokens: int = 0
     completion_tokens: int | None = 0
     prompt_tokens_details: dict[str, int | None] | None = None
 
 
-class EngineFault(msgspec.Struct):
+class EngineFault(msgspec.Struct, gc=False):
     message: str = "unknown error"
     type: str | None = None
     code: int | str | None = None
 
 
-class EngineChunk(msgspec.Struct):
+class EngineChunk(msgspec.Struct, gc=False):
     choices: list[EngineChoice] = []
     usage: EngineUsage | None = None
     error: EngineFault | None = None
@@ -58,7 +52,7 @@ class EngineChunk(msgspec.Struct):
 decode_chunk = msgspec.json.Decoder(EngineChunk).decode
 
 
-class _TextChoice(msgspec.Struct):
+class _TextChoice(msgspec.Struct, gc=False):
     index: int
     text: str = ""
     finish_reason: str | None = None
@@ -66,7 +60,7 @@ class _TextChoice(msgspec.Struct):
     token_ids: list[int] | None = None
 
 
-class _TextChunk(msgspec.Struct):
+class _TextChunk(msgspec.Struct, gc=False):
     choices: list[_TextChoice] = []
     error: EngineFault | None = None
 
@@ -88,14 +82,3 @@ def decode_text_chunk(event: bytes) -> EngineChunk:
         for choice in chunk.choices
     ]
     return EngineChunk(choices, error=chunk.error)
-
-
-def is_text_only(choice: EngineChoice) -> bool:
-    """Whether a choice brings text and nothing else that a client could see."""
-    delta = choice.delta
-    return not (
-        choice.finish_reason is not None
-        or delta.role is not None
-        or present(delta.tool_calls)
-        or present(choice.logprobs)
-    )

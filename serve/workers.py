@@ -24,7 +24,7 @@ from pathlib import Path
 import msgspec
 
 from serve.router import build_app
-from serve.server import LAST_WORDS_S, ServerError, bind, url_of
+from serve.server import LAST_WORDS_S, ServerError, bind, spare_collector, url_of
 from serve.server import run as run_server
 from serve.settings import Settings
 from serve.shared_metrics import forget_readings, share_metrics
@@ -182,6 +182,7 @@ async def work(assignment: Assignment) -> None:
     """A worker's life: until SIGTERM (drain) or its parent's end (drain in a hurry)."""
     share_metrics(assignment.worker)
     app = build_app(assignment.settings, assignment.worker)
+    spare_collector()
     signals = StopSignals()
     server = assignment.settings.server
     with signals.installed(), _watching_parent(signals, assignment.worker.directory or ""):

@@ -1,8 +1,10 @@
-"""Writes to an ASGI client from a callback, without switching tasks while the client keeps up.
+"""Writes to a client from a callback, without switching tasks while the client keeps up.
 
-ASGI's `send` is a coroutine, but a server's seldom waits: only when the client reads too slowly.
-`ClientWriter.write` runs it on the spot. When it would wait, a task takes over from there, what
-comes meanwhile is kept, and the source is told to pause.
+Under our own server, body parts go straight to the connection (`serve.http.ClientLine`). Under
+another one, and when the client is slow, they go by ASGI's `send`. That is a coroutine, but it
+seldom waits: only when the client reads too slowly. `ClientWriter` runs it on the spot. When it
+would wait, a task takes over from there, what comes meanwhile is kept, and the source is told to
+pause.
 """
 
 from __future__ import annotations
@@ -14,16 +16,30 @@ from typing import Any, Self, cast
 
 from starlette.types import Message, Send
 
+from serve.http import ClientLine
+
 
 class ClientWriter:
     """`pause` and `resume` hold the source back and let it go on."""
 
-    def __init__(self, send: Send, pause: Callable[[], None], resume: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        send: Send,
+        pause: Callable[[], None],
+        resume: Callable[[], None],
+        line: ClientLine | None = None,
+    ) -> None:
         self._send = send
+        self._line = line
         self._pause = pause
         self._resume = resume
         self._waiting: list[Message] = []
         self._task: asyncio.Task[None] | None = None
+
+    def write_body(self, data: bytes) -> None:
+        """A part of the body, not the last and not empty. Raises as `write` does."""
+        if self._task is not None or self._line is None or not self._line.write(data):
+            self.write({"type": "http.response.body", "body": data, "more_body": True})
 
     def write(self, message: Message) -> None:
         """Raises what `send` raises; later, `drain` does."""

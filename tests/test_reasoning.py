@@ -32,7 +32,7 @@ def _without_blank_lines(text: str) -> str:
 
 def split(pieces: list[str], trace_format: TraceFormat) -> tuple[str, str]:
     splitter = TraceSplitter(trace_format)
-    released = [splitter.feed(piece) for piece in pieces] + [splitter.finish()]
+    released = [splitter.feed_split("", piece) for piece in pieces] + [splitter.finish()]
     return "".join(t for t, _ in released), "".join(a for _, a in released)
 
 

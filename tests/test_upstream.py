@@ -158,7 +158,7 @@ async def test_the_sweep_fails_silent_replies_and_drops_idle_connections() -> No
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await request_head(reader)
-        writer.write(CHUNKED)
+        writer.write(CHUNKED + b"1\r\nx\r\n")
         with contextlib.suppress(ConnectionError):
             await reader.read()
         writer.close()
@@ -169,6 +169,7 @@ async def test_the_sweep_fails_silent_replies_and_drops_idle_connections() -> No
         engine.sweep(now_s + 29)
         assert engine.num_connections == 1
         engine.sweep(now_s + 31)
+        assert await reply.read() == b"x"
         with pytest.raises(UpstreamTimeout, match="silent for 30 s"):
             await reply.read()
     async with serving(answering(OK + b"content-length: 0\r\n\r\n")) as engine:
@@ -176,6 +177,27 @@ async def test_the_sweep_fails_silent_replies_and_drops_idle_connections() -> No
         assert engine.num_connections == 1
         engine.sweep(asyncio.get_running_loop().time() + 5)
         await eventually(lambda: engine.num_connections == 0)
+
+
+async def test_headers_alone_are_no_reply_yet_unless_they_refuse() -> None:
+    """A good reply is handed out with its first bytes, or at its end; a bad one at once."""
+    go_on = asyncio.Event()
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        refuses = b"/bad" in await request_head(reader)
+        writer.write(CHUNKED.replace(b"200 OK", b"503 Busy") if refuses else CHUNKED)
+        await go_on.wait()
+        writer.write(b"1\r\nx\r\n0\r\n\r\n")
+        writer.close()
+
+    async with serving(handle) as engine:
+        assert (await engine.request("GET", "/bad")).status == 503
+        request = asyncio.create_task(engine.request("GET", "/"))
+        await eventually(lambda: any(c.reply and c.reply.status == 200 for c in engine._open))
+        await asyncio.sleep(0)
+        assert not request.done()
+        go_on.set()
+        assert await (await request).read_all() == b"x"
 
 
 async def test_a_slow_reader_slows_the_engine_down() -> None:

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.router_bench import Sample, judge, render, summarise, without_nan
+from benchmarks.router_bench import Sample, Settings, judge, render, summarise, without_nan
+from benchmarks.soak import growth
 from benchmarks.stats import median_of, paired_difference, paired_ratio, percentile, table
 
 SAMPLE = Sample(
@@ -67,7 +68,8 @@ def samples(ours: float) -> dict[str, list[Sample]]:
 
 def test_summary_compares_within_rounds() -> None:
     summary = summarise(samples(1.5))
-    assert summary["r1-serve"]["ratio"] == pytest.approx(1.5)
+    assert summary["r1-serve"]["token_ratio"] == pytest.approx(1.5)
+    assert summary["r1-serve"]["request_ratio"] == 1
     assert summary["r1-serve"]["added_ttft_p50_ms"] == pytest.approx(5.0)
     assert "added_ttft_p50_ms" not in summary["direct"]
     splits = {"direct": False, "r1-serve": True, "vllm-router": False}
@@ -80,10 +82,29 @@ def test_report_is_json_where_nothing_was_measured() -> None:
 
 
 def test_verdict_names_what_is_wrong() -> None:
-    assert judge(summarise(samples(1.5)), 1.8) is None
-    assert "the limit is 1.8" in (judge(summarise(samples(1.9)), 1.8) or "")
-    only = {"r1-serve": samples(1.0)["r1-serve"]}
-    assert "must both have run" in (judge(summarise(only), 1.8) or "")
-    failing = samples(1.0)
-    failing["r1-serve"] = [replace(SAMPLE, num_errors=2)] * 2
-    assert judge(summarise(failing), 1.8) == "4 errors through r1-serve"
+    """Every limit on its own, and that there was something to compare."""
+    settings = Settings()
+    assert judge(summarise(samples(1.2)), settings) == []
+    (verdict,) = judge(summarise(samples(1.4)), settings)
+    assert verdict == "1.40 times the CPU per token; the limit is 1.30"
+    (verdict,) = judge(summarise({"r1-serve": samples(1.0)["r1-serve"]}), settings)
+    assert "must all have run" in verdict
+    for field, value in {
+        "num_errors": 2,
+        "cpu_us_per_request": 310.0,
+        "ttft_p50_ms": 23.0,
+        "ttft_p99_ms": 41.0,
+        "itl_p99_ms": 36.0,
+    }.items():
+        failing = samples(1.0)
+        failing["r1-serve"] = [
+            replace(sample, **{field: value}) for sample in failing["vllm-router"]
+        ]
+        assert len(judge(summarise(failing), settings)) == 1, field
+
+
+def test_growth_is_that_of_the_second_half() -> None:
+    """What is allocated once, early, is not a leak."""
+    assert growth([(100, 50.0), (200, 60.0), (300, 60.0), (400, 60.0)]) == 0
+    assert growth([(100, 50.0), (200, 60.0), (300, 62.0), (400, 64.0)]) == pytest.approx(4)
+    assert growth([(100, 50.0)]) == 0
