@@ -54,7 +54,7 @@ async def describe(client: EngineClient) -> EngineInfo:
     """Asks the engine for its model, its context, and how its replies present the trace.
 
     The last takes one generated token: an engine with a reasoning parser puts it in `reasoning`.
-    Raises `UpstreamError` or `msgspec.DecodeError`.
+    Raises `UpstreamError` or one of `serve.wire.UNREADABLE`.
     """
     card = msgspec.json.decode(await expect_ok(client, "/v1/models"), type=_ModelList).data[0]
     prompt = await _tokenize(client, {"model": card.id, "messages": PROBE_MESSAGES})

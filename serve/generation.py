@@ -23,7 +23,14 @@ from serve.replicas import Lease, Replica, ReplicaSet
 from serve.sse import DONE, SSEDecoder, SSETooLong
 from serve.tokenizer import explain_too_long, num_whole
 from serve.upstream import reported
-from serve.wire import EngineChoice, EngineChunk, EngineUsage, decode_chunk, decode_text_chunk
+from serve.wire import (
+    UNREADABLE,
+    EngineChoice,
+    EngineChunk,
+    EngineUsage,
+    decode_chunk,
+    decode_text_chunk,
+)
 
 CHAT_PATH = "/v1/chat/completions"
 FOLDED_STREAM_INTERVAL = 16
@@ -131,9 +138,9 @@ class Generation:
 
         try:
             await reply.pipe(sink)
-        except (msgspec.DecodeError, SSETooLong) as exc:
+        except (*UNREADABLE, SSETooLong) as exc:
             raise UpstreamError(f"the engine's stream could not be read: {exc}") from exc
-        if complete:
+        if complete and all(choice.ended for choice in self._choices):
             reply.detach()
         elif not self._stopped():
             raise UpstreamError("the engine's stream ended before it was complete")

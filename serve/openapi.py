@@ -1,4 +1,7 @@
-"""Request schemas for the OpenAPI document, made from the structs that check the requests."""
+"""The OpenAPI document: request schemas from the structs that check the requests, replies by hand.
+
+Replies are described as far as clients may rely on them; the engine adds fields of its own.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +12,58 @@ import msgspec
 from serve.protocol import ChatRequest, CompletionRequest, TokenizeRequest
 
 
-def _body_of(kind: type) -> dict[str, Any]:
+def _object(**properties: dict[str, Any]) -> dict[str, Any]:
+    """An object that has all of `properties`, and maybe more."""
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+_EVENTS = {"description": "`data:` events, each a chunk in JSON; the last is `[DONE]` or an error"}
+_ERROR = {
+    "description": "An error, in OpenAI's form",
+    "content": {
+        "application/json": {
+            "schema": _object(
+                error=_object(
+                    message={"type": "string"},
+                    type={"type": "string"},
+                    param={"type": ["string", "null"]},
+                    code={"type": ["string", "null"]},
+                )
+            )
+        }
+    },
+}
+
+
+def _generated(name: str, choice: dict[str, Any]) -> dict[str, Any]:
+    return _object(
+        id={"type": "string"},
+        object={"const": name},
+        created={"type": "integer"},
+        model={"type": "string"},
+        choices={"type": "array", "items": choice},
+        usage=_object(
+            prompt_tokens={"type": "integer"},
+            completion_tokens={"type": "integer"},
+            total_tokens={"type": "integer"},
+        ),
+    )
+
+
+def _operation(kind: type, reply: dict[str, Any], *, streams: bool = True) -> dict[str, Any]:
+    """What is said of a POST that takes a `kind`."""
     schema = msgspec.json.schema(kind, schema_hook=lambda _: {"description": "any JSON"})
     definitions = schema.pop("$defs", {})
     inlined = _inline(definitions.get(kind.__name__, schema), definitions)
+    content = {"application/json": {"schema": reply}}
+    if streams:
+        content["text/event-stream"] = {"schema": _EVENTS}
     return {
         "requestBody": {
             "required": True,
-            "content": {"application/json": {"schema": inlined}},
-        }
+            "content": {"application/json": {"schema": inlined | {"additionalProperties": False}}},
+        },
+        "responses": {"200": {"content": content}},
     }
 
 
@@ -32,6 +78,43 @@ def _inline(schema: Any, definitions: dict[str, Any]) -> Any:
     return schema
 
 
-CHAT_SCHEMA = _body_of(ChatRequest)
-COMPLETION_SCHEMA = _body_of(CompletionRequest)
-TOKENIZE_SCHEMA = _body_of(TokenizeRequest)
+def complete(document: dict[str, Any]) -> dict[str, Any]:
+    """FastAPI's document, with the errors that are ours and without those that are FastAPI's."""
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            operation["responses"].pop("422", None)
+            operation["responses"]["default"] = _ERROR
+            if path == "/metrics":
+                operation["responses"]["200"]["content"] = {"text/plain": {"schema": {}}}
+    document.pop("components", None)
+    return document
+
+
+_INDEX = {"type": "integer"}
+_FINISH = {"type": ["string", "null"]}
+CHAT_SCHEMA = _operation(
+    ChatRequest,
+    _generated(
+        "chat.completion",
+        _object(
+            index=_INDEX,
+            finish_reason=_FINISH,
+            message=_object(role={"const": "assistant"}, content={"type": ["string", "null"]}),
+        ),
+    ),
+)
+COMPLETION_SCHEMA = _operation(
+    CompletionRequest,
+    _generated(
+        "text_completion", _object(index=_INDEX, finish_reason=_FINISH, text={"type": "string"})
+    ),
+)
+TOKENIZE_SCHEMA = _operation(
+    TokenizeRequest,
+    _object(
+        count={"type": "integer"},
+        max_model_len={"type": "integer"},
+        tokens={"type": "array", "items": {"type": "integer"}},
+    ),
+    streams=False,
+)

@@ -162,6 +162,8 @@ def parse_json(body: bytes) -> dict[str, object]:
         raise MalformedJSON(f"the body is not valid JSON: {exc}") from exc
     except UnicodeDecodeError as exc:
         raise MalformedJSON("the body is not valid UTF-8") from exc
+    except RecursionError as exc:
+        raise MalformedJSON("the body is nested too deeply") from exc
     if not isinstance(data, dict):
         raise MalformedJSON(f"the body must be a JSON object, not {_json_type(data)}")
     return data

@@ -11,8 +11,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 
-import msgspec
-
 from serve.connection import ConnectFailed, Reply
 from serve.describe import EngineInfo, describe, expect_ok
 from serve.errors import ServeError, UpstreamError, UpstreamTimeout
@@ -20,6 +18,7 @@ from serve.health import Health, StallWatch, State
 from serve.load import EngineLoad, parse_load
 from serve.settings import RouterSettings
 from serve.upstream import EngineClient, EngineStopping, ended_well, is_clients_fault, refusal
+from serve.wire import UNREADABLE
 
 log = logging.getLogger(__name__)
 
@@ -189,7 +188,7 @@ class Replica:
             if self.info is None:
                 self.info = await describe(self._probe_client)
                 log.info("replica %s answers: %s", self.url, self.info)
-        except (ServeError, msgspec.DecodeError) as exc:
+        except (ServeError, *UNREADABLE) as exc:
             self.lost(exc)
             return
         self.health.reached()

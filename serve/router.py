@@ -14,7 +14,7 @@ import secrets
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import msgspec
 from fastapi import FastAPI, Request, Response
@@ -22,7 +22,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from serve import __version__
+from serve import __version__, openapi
 from serve.access import authenticate, claim_of
 from serve.admission import Gate
 from serve.chat import ChatReply, make_head
@@ -127,6 +127,9 @@ class _App(FastAPI):
     all the same: for the OpenAPI document, for wrong methods, for apps that mount this one."""
 
     generations: Mapping[str, Handler] = {}
+
+    def openapi(self) -> dict[str, Any]:
+        return openapi.complete(super().openapi())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["app"] = self

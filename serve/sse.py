@@ -26,7 +26,7 @@ class SSEDecoder:
     __slots__ = ("_buffer", "_max_event_bytes", "_saw_cr")
 
     def __init__(self, max_event_bytes: int = 16 * 1024 * 1024) -> None:
-        self._buffer = b""
+        self._buffer = bytearray()
         self._saw_cr = False
         self._max_event_bytes = max_event_bytes
 
@@ -43,11 +43,14 @@ class SSEDecoder:
             return [chunk[6:-2]]  # one whole event, as a streamed token mostly is
         if self._saw_cr or b"\r" in chunk:
             chunk = self._normalise(chunk)
-        if self._buffer:
-            chunk = self._buffer + chunk
-        if len(chunk) > self._max_event_bytes and b"\n\n" not in chunk:
-            raise SSETooLong(f"an event is longer than {self._max_event_bytes} bytes")
-        *events, self._buffer = chunk.split(b"\n\n")
+        searched = max(0, len(self._buffer) - 1)
+        self._buffer += chunk
+        if self._buffer.find(b"\n\n", searched) < 0:
+            if len(self._buffer) > self._max_event_bytes:
+                raise SSETooLong(f"an event is longer than {self._max_event_bytes} bytes")
+            return []
+        *events, rest = bytes(self._buffer).split(b"\n\n")
+        self._buffer = bytearray(rest)
         return [data for event in events if (data := _data(event)) is not None]
 
     def _normalise(self, chunk: bytes) -> bytes:

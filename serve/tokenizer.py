@@ -8,6 +8,7 @@ import msgspec
 
 from serve.errors import ContextLengthExceeded, ServeError, UpstreamError
 from serve.replicas import ReplicaSet
+from serve.wire import UNREADABLE
 
 _BROKEN_CHARACTER = "\ufffd"
 _TAIL_TOKENS = 16
@@ -32,7 +33,7 @@ async def explain_too_long(
     try:
         reply = await replicas.call(str(body["model"]), "/tokenize", asked)
         counted = msgspec.json.decode(reply, type=_Count)
-    except (ServeError, msgspec.DecodeError):
+    except (ServeError, *UNREADABLE):
         return told
     too_many = counted.count - counted.max_model_len + 1
     return ContextLengthExceeded(
@@ -51,7 +52,7 @@ async def num_whole(replicas: ReplicaSet, model: str, ids: Sequence[int]) -> int
         reply = await replicas.call(model, "/detokenize", {"model": model, "tokens": tail})
         try:
             text = msgspec.json.decode(reply, type=_Text).prompt
-        except msgspec.DecodeError as exc:
+        except UNREADABLE as exc:
             raise UpstreamError(f"/detokenize could not be read: {exc}") from exc
         if not text.endswith(_BROKEN_CHARACTER):
             break

@@ -22,7 +22,7 @@ from serve.errors import (
     UpstreamError,
     UpstreamTimeout,
 )
-from serve.wire import EngineFault
+from serve.wire import UNREADABLE, EngineFault
 
 KEEP_ALIVE_S = 4.0
 """Idle connections are dropped before vLLM's uvicorn drops them, at VLLM_HTTP_TIMEOUT_KEEP_ALIVE
@@ -77,7 +77,7 @@ def refusal(status: int, body: bytes) -> ServeError:
     """An engine's error reply as ours: its 4xx are the request's fault, all else its own."""
     try:
         message = msgspec.json.decode(body, type=_Refusal).error.message
-    except msgspec.DecodeError:
+    except UNREADABLE:
         message = f"status {status}"
     if status == 503:
         return NotReady(f"the engine can't take the request now: {message}", retry_after_s=1.0)

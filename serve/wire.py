@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import msgspec
 
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError)
+"""What reading an engine's JSON may raise: besides its own error, msgspec lets through those of
+text that isn't UTF-8 and of nesting without end; token ids may not fit their array."""
+
 
 class EngineDelta(msgspec.Struct, gc=False):
     role: str | None = None
