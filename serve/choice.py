@@ -9,29 +9,41 @@ from __future__ import annotations
 from array import array
 
 from serve.presets import Plan
-from serve.reasoning import ReasoningTokenCounter, TraceFormat, TraceSplitter
+from serve.reasoning import TraceFormat, TraceSplitter, num_reasoning_tokens
 from serve.stopping import StopFinder
 from serve.wire import EngineChoice
 
 
 class ChoiceState:
-    __slots__ = ("_trace", "counter", "ended", "finder", "ids", "num_tokens", "splitter")
+    __slots__ = (
+        "_num_reasoning_untold",
+        "_num_untold",
+        "_trace",
+        "ended",
+        "finder",
+        "ids",
+        "splitter",
+    )
 
     def __init__(self, trace: TraceFormat, plan: Plan) -> None:
         self._trace = trace
         self.splitter = TraceSplitter(trace)
-        self.counter = ReasoningTokenCounter(trace)
         self.finder = StopFinder(plan.stop, include=plan.include_stop) if plan.stop else None
         self.ids = array("I")
-        self.num_tokens = 0
         self.ended = False
+        self._num_untold = self._num_reasoning_untold = 0  # chunks whose ids the engine didn't tell
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.ids) + self._num_untold
+
+    @property
+    def num_reasoning_tokens(self) -> int:
+        return num_reasoning_tokens(self.ids, self._trace) + self._num_reasoning_untold
 
     def continue_raw(self, num_ids: int) -> None:
         """What comes next is raw text that follows the first `num_ids` ids."""
         ids = self.ids = self.ids[:num_ids]
-        self.num_tokens = num_ids
-        self.counter = ReasoningTokenCounter(self._trace)
-        self.counter.add(ids)
         self.splitter.expect_raw(
             opened=self._trace.open_id in ids, closed=self._trace.close_id in ids
         )
@@ -40,13 +52,10 @@ class ChoiceState:
         """Counts the chunk's tokens and replaces its text by what may be released."""
         delta = choice.delta
         if choice.token_ids is not None:
-            self.num_tokens += len(choice.token_ids)
             self.ids.extend(choice.token_ids)
-            if not self.counter.closed:
-                self.counter.add(choice.token_ids)
         elif delta.content or delta.reasoning or delta.reasoning_content:
-            self.num_tokens += 1
-            self.counter.num_tokens += not self.splitter.answering
+            self._num_untold += 1
+            self._num_reasoning_untold += not self.splitter.answering
         trace, answer = self.splitter.feed_split(
             delta.reasoning or delta.reasoning_content or "", delta.content or ""
         )

@@ -247,7 +247,7 @@ class Generation:
         return any(choice.finder and choice.finder.found for choice in self._choices)
 
     def _count(self) -> None:
-        self.usage.reasoning_tokens = sum(choice.counter.num_tokens for choice in self._choices)
+        self.usage.reasoning_tokens = sum(choice.num_reasoning_tokens for choice in self._choices)
         counted = sum(choice.num_tokens for choice in self._choices)
         self.usage.completion_tokens = self.usage.completion_tokens or counted
 

@@ -182,27 +182,22 @@ class TraceSplitter:
         return self._answer(body[len(CLOSE_TAG) :] if body.startswith(CLOSE_TAG) else text)
 
 
-class ReasoningTokenCounter:
-    """Counts the ids between `<think>` and the first `</think>`, the tags themselves excluded (the
-    definition of vLLM's `count_reasoning_tokens`), also where the template opened the tag."""
+def num_reasoning_tokens(ids: Sequence[int], trace_format: TraceFormat) -> int:
+    """How many of an output's ids stand between `<think>` and the first `</think>`, the tags
+    themselves excluded (the definition of vLLM's `count_reasoning_tokens`), also where the template
+    opened the tag."""
+    begin, end = 0, _index(ids, trace_format.close_id)
+    if not trace_format.opened_by_template:
+        begin = _index(ids, trace_format.open_id)
+    trace = ids[begin:end]
+    return len(trace) - (
+        trace.count(trace_format.open_id) if trace_format.open_id is not None else 0
+    )
 
-    __slots__ = ("_close_id", "_open", "_open_id", "closed", "num_tokens")
 
-    def __init__(self, trace_format: TraceFormat) -> None:
-        self._open_id = trace_format.open_id
-        self._close_id = trace_format.close_id
-        self._open = trace_format.opened_by_template
-        self.closed = False
-        self.num_tokens = 0
-
-    def add(self, token_ids: Sequence[int]) -> None:
-        if self.closed:
-            return
-        for token_id in token_ids:
-            if token_id == self._close_id:
-                self.closed = True
-                return
-            if token_id == self._open_id:
-                self._open = True
-            elif self._open:
-                self.num_tokens += 1
+def _index(ids: Sequence[int], token_id: int | None) -> int:
+    """Where the id stands first; their number where it doesn't."""
+    try:
+        return len(ids) if token_id is None else ids.index(token_id)
+    except ValueError:
+        return len(ids)
