@@ -116,11 +116,12 @@ class ChatReply(EngineResponse):
 
         await generation.run(emit, forget=reply.clear)
         body = reply.body(generation.usage, generation.prompt_token_ids, generation.num_failovers)
-        self.raw_headers.append((b"content-length", b"%d" % len(body)))
         guard.release()
         self.started = True
-        await send(self._start())
-        await send(body_part(body, more=False))
+        if self.line is None or not self.line.reply(self.raw_headers, body):
+            self.raw_headers.append((b"content-length", b"%d" % len(body)))
+            await send(self._start())
+            await send(body_part(body, more=False))
 
     def _start(self) -> Message:
         return {"type": "http.response.start", "status": 200, "headers": self.raw_headers}

@@ -1,18 +1,23 @@
-"""The server's side of HTTP: uvicorn's protocol, and a short cut past ASGI for streamed replies.
+"""The server's side of HTTP: uvicorn's protocol, and a short cut past ASGI for generations.
 
 ASGI has a reply pay for each part with a message, a coroutine and a look at its whole state, and
 for the client's presence with a task that waits in `receive`. `ClientLine` gives a response both
-for next to nothing. It travels in the scope's extensions; under another server it is not there and
+for next to nothing. Under another server, or with a middleware in between, there is none, and
 responses use ASGI as it is. `HttpProtocol` also sets the limits that uvicorn lacks.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Any, cast
+from collections.abc import Callable, Iterable
+from typing import cast
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from starlette.types import Scope, Send
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 
 from serve.errors import HeadersTooLarge, MalformedHTTP, ServeError
 
@@ -21,57 +26,20 @@ MAX_HEAD_BYTES = 64 << 10
 REQUEST_TIMEOUT_S = 60.0
 """For a client to send a whole request, from its first byte or from connecting."""
 
-CLIENT_LINE = "r1.client_line"
+_PROTOCOL = "r1.protocol"
 """Key among the scope's extensions (ASGI 3.0, "Extensions")."""
-
-
-class ClientLine:
-    """One request's way to its client."""
-
-    __slots__ = ("_flow", "_protocol", "_transport", "on_gone")
-
-    def __init__(self, protocol: HttpProtocol) -> None:
-        self._protocol = protocol
-        self._transport = protocol.transport
-        self._flow = protocol.flow
-        self.on_gone: Callable[[], None] | None = None
-
-    def watch(self, on_gone: Callable[[], None]) -> None:
-        """Has `on_gone` called once when the client hangs up, at once where it has."""
-        self.on_gone = on_gone
-        self._protocol.live = self
-        self._flow.resume_reading()  # after a large body it may be paused: no news would come
-        if self._transport.is_closing():
-            on_gone()
-
-    def unwatch(self) -> None:
-        """Before the reply's last part: a client may leave after that."""
-        self.on_gone = None
-        if self._protocol.live is self:
-            self._protocol.live = None
-
-    def write(self, data: bytes) -> bool:
-        """Writes `data`, not empty, as one HTTP chunk; False where ASGI's `send` must do it, since
-        the client is slow or gone. Only between the start of a reply without a content-length and
-        its last part."""
-        transport = self._transport
-        if self._flow.write_paused or transport.is_closing():
-            return False
-        transport.write(b"%x\r\n%b\r\n" % (len(data), data))
-        return True
+_CLOSE = (b"connection", b"close")
 
 
 class HttpProtocol(HttpToolsProtocol):
-    """uvicorn's protocol that puts a `ClientLine` into each request's scope."""
+    """uvicorn's protocol, which can be found in the scope of each request."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.live: ClientLine | None = None
-        """That of the response that is running; pipelined requests wait for their turn."""
-        self._owed_since_s: float | None = None
-        """Since when the client owes (the rest of) a request."""
-        self._in_head = True
-        self._head_bytes = 0
+    live: ClientLine | None = None
+    """That of the response that is running; pipelined requests wait for their turn."""
+    _owed_since_s: float | None = None
+    """Since when the client owes (the rest of) a request."""
+    _in_head = True
+    _head_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -110,7 +78,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._in_head, self._head_bytes = False, 0
-        cast(dict[str, object], self.scope)["extensions"] = {CLIENT_LINE: ClientLine(self)}
+        cast(dict[str, object], self.scope)["extensions"] = {_PROTOCOL: self}
         super().on_headers_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -118,10 +86,70 @@ class HttpProtocol(HttpToolsProtocol):
         live, self.live = self.live, None
         if live is not None and live.on_gone is not None:
             live.on_gone()
-        del self.scope  # a circle through its line
+        del self.scope  # it leads back here
 
 
-def client_line(scope: Any) -> ClientLine | None:
-    """The scope's `ClientLine`, where our own protocol serves it."""
-    line = scope.get("extensions", {}).get(CLIENT_LINE)
-    return line if isinstance(line, ClientLine) else None
+class ClientLine:
+    """One request's way to its client. It looks at what uvicorn keeps of the request's cycle as
+    `RequestResponseCycle.send` does, and leaves the rest to that."""
+
+    __slots__ = ("_cycle", "_flow", "_protocol", "_transport", "on_gone")
+
+    def __init__(self, protocol: HttpProtocol, cycle: RequestResponseCycle) -> None:
+        self._protocol = protocol
+        self._cycle = cycle
+        self._transport = protocol.transport
+        self._flow = protocol.flow
+        self.on_gone: Callable[[], None] | None = None
+
+    def watch(self, on_gone: Callable[[], None]) -> None:
+        """Has `on_gone` called once when the client hangs up, at once where it has."""
+        self.on_gone = on_gone
+        self._protocol.live = self
+        self._flow.resume_reading()  # after a large body it may be paused: no news would come
+        if self._transport.is_closing():
+            on_gone()
+
+    def unwatch(self) -> None:
+        """Before the reply's last part: a client may leave after that."""
+        self.on_gone = None
+        if self._protocol.live is self:
+            self._protocol.live = None
+
+    def write(self, data: bytes) -> bool:
+        """Writes `data`, not empty, as one HTTP chunk; False where ASGI's `send` must do it, since
+        the client is slow or gone. Only between the start of a reply without a content-length and
+        its last part."""
+        transport = self._transport
+        if self._flow.write_paused or transport.is_closing():
+            return False
+        transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+        return True
+
+    def reply(self, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> bool:
+        """Writes a whole reply of status 200 at once; False as `write`."""
+        cycle, transport = self._cycle, self._transport
+        if self._flow.write_paused or transport.is_closing():
+            return False
+        if _CLOSE in cycle.default_headers:
+            cycle.keep_alive = False
+        lines = [b"%b: %b\r\n" % it for it in (*cycle.default_headers, *headers) if it != _CLOSE]
+        lines.append(b"content-length: %d\r\n" % len(body))
+        if not cycle.keep_alive:
+            lines.append(b"connection: close\r\n")
+        transport.write(b"HTTP/1.1 200 OK\r\n%b\r\n%b" % (b"".join(lines), body))
+        cycle.response_started = cycle.response_complete = True
+        cycle.message_event.set()
+        if not cycle.keep_alive:
+            transport.close()
+        cycle.on_response()
+        return True
+
+
+def client_line(scope: Scope, send: Send) -> ClientLine | None:
+    """The line of the request that the server called the app with, where it is there."""
+    protocol = scope.get("extensions", {}).get(_PROTOCOL)
+    cycle = getattr(send, "__self__", None)
+    if isinstance(protocol, HttpProtocol) and isinstance(cycle, RequestResponseCycle):
+        return ClientLine(protocol, cycle)
+    return None

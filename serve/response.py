@@ -121,7 +121,7 @@ class EngineResponse(Response, abc.ABC):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         outcome = "error"
-        self.line = client_line(scope)
+        self.line = client_line(scope, send)
         drain: Drain = scope["app"].state.drain
         try:
             drain.refuse()

@@ -10,8 +10,8 @@ import asyncio
 import contextlib
 import functools
 import logging
+import secrets
 import signal
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -218,7 +218,7 @@ def _add_generation_routes(app: _App, router: Router) -> None:
         )
         admission = router.gate.admit(claim_of(request.scope, body, chat_request))
         set_priority(plan.body, admission.claim.priority)
-        request_id = f"chatcmpl-{uuid.uuid4().hex}"
+        request_id = f"chatcmpl-{secrets.token_hex(16)}"
         return ChatReply(
             plan,
             Generation(plan, router.replicas, request_id),
