@@ -17,6 +17,8 @@ import httptools
 
 from serve.errors import UpstreamError
 
+MAX_HEAD_BYTES = 64 << 10
+"""Of a reply's status line and headers."""
 HIGH_WATER_BYTES = 1 << 20
 """A reader this far behind stops its engine's sending (TCP back-pressure)."""
 
@@ -165,6 +167,14 @@ class Reply:
             self._wake()
 
     @property
+    def ended_well(self) -> bool | None:
+        """Whether all of it came (True) or its engine broke it off (False); None while it is open
+        or where its reader cut it."""
+        if self._detached:
+            return True
+        return not isinstance(self._error, UpstreamError) if self._done else None
+
+    @property
     def ends_with_connection(self) -> bool:
         """Whether the body has no length of its own (RFC 9112, section 6.3, the last case)."""
         return bool(self.status) and self.headers.keys().isdisjoint(
@@ -215,6 +225,8 @@ class Connection(asyncio.Protocol):
         self._reply: Reply | None = None
         self._keep_alive = True
         self._between_chunks = False
+        self._head_bytes = 0
+        self._interim = False
         self.num_replies = 0
         self.paused = False
         self.last_activity_s = loop.time()
@@ -235,6 +247,7 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._reply = reply = Reply(self)
         self._between_chunks = False
+        self._head_bytes = 0
         self.resume_reading()
         self.last_activity_s = self._loop.time()
         self._transport.write(request)
@@ -262,16 +275,29 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.last_activity_s = self._loop.time()
-        if self._between_chunks and self._reply is not None:
+        reply = self._reply
+        if reply is None:  # nothing was asked: whatever comes next here can't be trusted
+            self.abort()
+            return
+        if self._between_chunks:
             head = _chunk_head(len(data))
             if data.startswith(head) and data.endswith(b"\r\n"):
-                self._reply.push(data[len(head) : -2])
+                reply.push(data[len(head) : -2])
                 return
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError as exc:
-            self._break(UpstreamError(f"the engine's reply is not valid HTTP: {exc}"))
-            self.abort()
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as exc:
+            self._refuse(f"the engine's reply is not valid HTTP: {exc}")
+        if not data.endswith(b"\r\n"):
+            self._between_chunks = False  # the next chunk has begun
+        if not reply.status:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self._refuse(f"the engine's reply has more than {MAX_HEAD_BYTES} bytes of headers")
+
+    def _refuse(self, why: str) -> None:
+        self._break(UpstreamError(why))
+        self.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
@@ -297,9 +323,15 @@ class Connection(asyncio.Protocol):
             self._reply.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        self._interim = 100 <= status < 200
         self._keep_alive = self._parser.should_keep_alive()
-        if self._reply is not None:
-            self._reply.begin(self._parser.get_status_code())
+        if self._reply is None:
+            return
+        if self._interim:  # the final reply follows (RFC 9110, section 15.2)
+            self._reply.headers.clear()
+        else:
+            self._reply.begin(status)
 
     def on_chunk_header(self) -> None:
         self._between_chunks = False
@@ -312,10 +344,14 @@ class Connection(asyncio.Protocol):
             self._reply.push(body)
 
     def on_message_complete(self) -> None:
+        if self._interim:
+            return
         reply, self._reply = self._reply, None
         self.num_replies += 1
-        if reply is not None:
-            reply.end()
+        if reply is None:  # a second one to the same request
+            self.abort()
+            return
+        reply.end()
         if self._keep_alive:
             self._owner.released(self)
         elif self._transport is not None:

@@ -63,6 +63,15 @@ class MalformedJSON(InvalidRequest):
     code = "malformed_json"
 
 
+class MalformedHTTP(InvalidRequest):
+    code = "malformed_http"
+
+
+class HeadersTooLarge(InvalidRequest):
+    status = 431
+    code = "headers_too_large"
+
+
 class UnknownField(InvalidRequest):
     code = "unknown_parameter"
 

@@ -3,16 +3,28 @@
 ASGI has a reply pay for each part with a message, a coroutine and a look at its whole state, and
 for the client's presence with a task that waits in `receive`. `ClientLine` gives a response both
 for next to nothing. Under another server, or with a middleware in between, there is none, and
-responses use ASGI as it is.
+responses use ASGI as it is. `HttpProtocol` also sets the limits that uvicorn lacks.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable
 from typing import cast
 
 from starlette.types import Scope, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
+
+from serve.errors import HeadersTooLarge, MalformedHTTP, ServeError
+
+MAX_HEAD_BYTES = 64 << 10
+"""Of a request's line and headers; beyond it 431."""
+REQUEST_TIMEOUT_S = 60.0
+"""For a client to send a whole request, from its first byte or from connecting."""
 
 _PROTOCOL = "r1.protocol"
 """Key among the scope's extensions (ASGI 3.0, "Extensions")."""
@@ -24,8 +36,48 @@ class HttpProtocol(HttpToolsProtocol):
 
     live: ClientLine | None = None
     """That of the response that is running; pipelined requests wait for their turn."""
+    _owed_since_s: float | None = None
+    """Since when the client owes (the rest of) a request."""
+    _in_head = True
+    _head_bytes = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._owed_since_s = self.loop.time()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._in_head and not self.transport.is_closing():
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self._refuse(HeadersTooLarge(f"the headers exceed {MAX_HEAD_BYTES} bytes"))
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(MalformedHTTP("this is not valid HTTP"))
+
+    def _refuse(self, error: ServeError) -> None:
+        """Answers where there is no request that the app could answer."""
+        body = error.body()
+        head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
+        self.transport.write(STATUS_LINE[error.status] + head % len(body) + body)
+        self.transport.close()
+
+    def give_up(self, now_s: float) -> None:
+        """Called now and then: cuts a client that is too slow to send a request."""
+        if self._owed_since_s is not None and now_s - self._owed_since_s > REQUEST_TIMEOUT_S:
+            self.transport.abort()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._owed_since_s = self.loop.time()
+        self._in_head = True
+
+    def on_message_complete(self) -> None:
+        self._owed_since_s = None
+        super().on_message_complete()
 
     def on_headers_complete(self) -> None:
+        self._in_head, self._head_bytes = False, 0
         cast(dict[str, object], self.scope)["extensions"] = {_PROTOCOL: self}
         super().on_headers_complete()
 

@@ -17,7 +17,7 @@ from serve.errors import ServeError, UpstreamError, UpstreamTimeout
 from serve.health import Health, StallWatch, State
 from serve.load import EngineLoad, parse_load
 from serve.settings import RouterSettings
-from serve.upstream import EngineClient, EngineStopping, ended_well, is_clients_fault, refusal
+from serve.upstream import EngineClient, EngineStopping, is_clients_fault, refusal
 from serve.wire import UNREADABLE
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class Lease:
     def close(self) -> None:
         """Ends the call, on the engine too where its reply is unfinished. May be called again."""
         if self._open:
-            self._end(False if self._failed else ended_well(self.reply))
+            self._end(False if self._failed else self.reply.ended_well)
 
     def _end(self, good: bool | None) -> None:
         self._open = False

@@ -179,6 +179,7 @@ def build_app(settings: Settings, worker: Worker = ALONE) -> FastAPI:
         version=__version__,
         summary="A reasoning-aware, OpenAI-compatible router over vLLM.",
         lifespan=lifespan,
+        redirect_slashes=False,
     )
     app.state.router = router
     app.state.drain = Drain()

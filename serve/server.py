@@ -31,6 +31,8 @@ LAST_WORDS_S = 5
 LAST_CALL_S = 1
 """Clients ask again the moment their reply ends, which is when the drain does."""
 POLL_S = 0.02
+TICKS_BETWEEN_SWEEPS = 20
+"""uvicorn's tick is 0.1 s."""
 COLLECT_EVERY = 20_000
 """New objects, such as some hundred new streams make."""
 
@@ -110,6 +112,14 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             self._announce()
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % TICKS_BETWEEN_SWEEPS == 0:
+            now_s = asyncio.get_running_loop().time()
+            for connection in list(self.server_state.connections):
+                if isinstance(connection, HttpProtocol):
+                    connection.give_up(now_s)
+        return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Drains, then ends as uvicorn does. Cancelling cuts the drain short."""

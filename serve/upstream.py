@@ -94,16 +94,6 @@ def is_clients_fault(error: UpstreamError) -> bool:
     return isinstance(error, EngineFailed) and error.engine_status < 500
 
 
-def ended_well(reply: Reply) -> bool | None:
-    """Whether all of a reply came (True) or its engine broke it off (False); None while it is open
-    or where its reader cut it."""
-    if reply._detached:
-        return True
-    if not reply._done:
-        return None
-    return not isinstance(reply._error, UpstreamError)
-
-
 def reported(fault: EngineFault) -> ServeError:
     """An error event in an engine's stream as ours."""
     message = f"the engine reported: {fault.message}"

@@ -493,7 +493,7 @@ async def no_trace_left(engine: StandInEngine, router: RunningRouter) -> None:
 async def test_the_limit_on_concurrency_refuses_with_429() -> None:
     async with (
         StandInEngine(Options(step_ms=20, think_tokens=500)) as engine,
-        running_router(engine.url, max_in_flight=1) as router,
+        running_router(engine.url, max_in_flight=1, queue_timeout_s=0.1) as router,
     ):
         first = asyncio.create_task(router.chat("hi"))
         await eventually(lambda: len(engine.running) == 1)

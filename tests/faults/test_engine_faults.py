@@ -204,7 +204,6 @@ async def test_a_body_may_end_with_its_connection() -> None:
             assert await ask(router, stream) is None
 
 
-@pytest.mark.xfail(strict=True, reason="an interim reply is taken for the final one")
 async def test_interim_replies_are_skipped() -> None:
     """A client must be able to take them unasked (RFC 9110, section 15.2)."""
     reply = await recorded()
@@ -214,7 +213,6 @@ async def test_interim_replies_are_skipped() -> None:
             assert await ask(router, stream=True) is None
 
 
-@pytest.mark.xfail(strict=True, reason="headers are kept without a limit")
 async def test_headers_without_an_end_are_given_up() -> None:
     async with behind_router(ENDLESS_HEADERS) as (_, router):
         error = await ask(router, stream=True)
@@ -311,7 +309,6 @@ async def test_an_engine_whose_probes_turn_to_garbage_comes_back() -> None:
             assert await ask(router, stream=False) is None
 
 
-@pytest.mark.xfail(strict=True, reason="a reply that nobody asked for enters a connection twice")
 async def test_a_reply_that_nobody_asked_for_costs_the_connection() -> None:
     """Two replies to one request: the next requests must not share a connection, nor be answered
     with what was left."""
