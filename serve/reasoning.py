@@ -186,13 +186,10 @@ def num_reasoning_tokens(ids: Sequence[int], trace_format: TraceFormat) -> int:
     """How many of an output's ids stand between `<think>` and the first `</think>`, the tags
     themselves excluded (the definition of vLLM's `count_reasoning_tokens`), also where the template
     opened the tag."""
-    begin, end = 0, _index(ids, trace_format.close_id)
-    if not trace_format.opened_by_template:
-        begin = _index(ids, trace_format.open_id)
-    trace = ids[begin:end]
-    return len(trace) - (
-        trace.count(trace_format.open_id) if trace_format.open_id is not None else 0
-    )
+    open_id = trace_format.open_id
+    begin = 0 if trace_format.opened_by_template else _index(ids, open_id)
+    trace = ids[begin : _index(ids, trace_format.close_id)]
+    return len(trace) - (0 if open_id is None else trace.count(open_id))
 
 
 def _index(ids: Sequence[int], token_id: int | None) -> int:
