@@ -86,7 +86,8 @@ class HttpProtocol(HttpToolsProtocol):
         live, self.live = self.live, None
         if live is not None and live.on_gone is not None:
             live.on_gone()
-        del self.scope  # it leads back here
+        if self.scope is not None:  # it leads back here
+            cast(dict[str, object], self.scope)["extensions"] = {}
 
 
 class ClientLine:
