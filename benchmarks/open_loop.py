@@ -126,6 +126,7 @@ class Arrivals:
             "stream_options": {"include_usage": True},
             "max_tokens": self.max_tokens,
             "temperature": 0.6,
+            "top_p": 0.95,
         }
         data = json.dumps(body).encode()
         head = (

@@ -277,6 +277,9 @@ def _validated(settings: Settings) -> Settings:
 
 
 def _configure_logging(console: Console, settings: Settings) -> None:
+    # What no line shows needn't be looked up for each ("Optimization" in Python's logging HOWTO).
+    logging._srcfile = None
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     level = settings.server.log_level.upper()
     logging.basicConfig(level=level, handlers=[ConsoleHandler(console)], force=True)
     if level == "INFO":
