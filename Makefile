@@ -63,12 +63,22 @@ format:  ## mend what ruff can mend
 	$(BIN)/ruff format
 
 .PHONY: bench
-bench: bench-router  ## every benchmark there is
+bench: bench-router bench-balancing bench-overload  ## every benchmark there is
 
 .PHONY: bench-router
 bench-router:  ## the router's own cost, beside other routers, over a stand-in engine
 	$(install) --profile router --dev
 	@exec $(BIN)/python -m benchmarks.router_bench $(ARGS)
+
+.PHONY: bench-balancing
+bench-balancing:  ## what each balancing policy does: 100 simulated engines, and 4 stand-ins
+	$(install) --profile router --dev
+	@exec $(BIN)/python -m benchmarks.balancing $(ARGS)
+
+.PHONY: bench-overload
+bench-overload:  ## real vLLM behind the router and bare, at up to 3 x capacity
+	$(install) --profile $(PROFILE) --dev
+	@exec $(BIN)/python -m benchmarks.overload $(ARGS)
 
 .PHONY: demo-model
 demo-model:  ## train the demo model again (demo_model/)
