@@ -63,6 +63,10 @@ def _ours(at: Launch) -> list[str]:
     return [*argv, "--host", "127.0.0.1", "--port", str(at.port), "--config", str(path)]
 
 
+def _two_of_ours(at: Launch) -> list[str]:
+    return [*_ours(at), "--workers", "2"]
+
+
 def _vllm_router(at: Launch) -> list[str]:
     argv = [str(at.python.parent / "vllm-router"), "--worker-urls", at.engine_url]
     argv += ["--host", "127.0.0.1", "--port", str(at.port), "--policy", "round_robin"]
@@ -93,6 +97,7 @@ CONTENDERS = {
     for contender in (
         Contender("direct", "-"),
         Contender("r1-serve", "splits the trace", argv=_ours, ready="/ready"),
+        Contender("r1-serve-2", "splits the trace", argv=_two_of_ours, ready="/ready"),
         Contender("vllm-router", "copies bytes", "vllm-router==0.1.17", argv=_vllm_router),
         Contender("sglang-router", "copies bytes", "sglang-router==0.3.2", argv=_sglang_router),
         Contender(
