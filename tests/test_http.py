@@ -140,7 +140,7 @@ async def test_requests_and_connections_leave_no_garbage(router: RunningRouter) 
     """Nothing is left for the collector, which is why it may look seldom."""
 
     def left() -> int:
-        return sum(isinstance(it, ClientLine | HttpProtocol) for it in gc.get_objects())
+        return sum(type(it) in (ClientLine, HttpProtocol) for it in gc.get_objects())
 
     async def use() -> None:
         reader, writer = await connect(router)

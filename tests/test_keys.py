@@ -14,6 +14,7 @@ from serve.errors import InvalidKey, RateLimitExceeded
 from serve.keys import Key, KeyRing, check_exposure, hash_of, new_key, read_keys
 from serve.settings import ServerSettings, SettingsError
 from serve.shared import Shared
+from serve.worker import Worker
 
 
 def table(name: str, key: str, **limits: object) -> str:
@@ -136,9 +137,8 @@ def test_an_account_outlives_a_reload(path: Path, key: str) -> None:
 def test_workers_hold_a_key_to_one_limit(tmp_path: Path, path: Path, key: str) -> None:
     """What one worker takes is gone for the other."""
     path.write_text(table("alice", key, requests_per_minute=2, max_in_flight=9))
-    (tmp_path / "shared").mkdir()
     first, second = (
-        KeyRing(path, Shared(tmp_path / "shared", index, 2)).holder_of(bearer(key)).account
+        KeyRing(path, Shared(Worker(index, 2, str(tmp_path)))).holder_of(bearer(key)).account
         for index in range(2)
     )
     now_s = time.monotonic()
