@@ -23,7 +23,7 @@ import random
 import re
 import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import cast
 from urllib.parse import urlsplit
@@ -32,7 +32,7 @@ import httptools
 
 from benchmarks.stats import percentile
 
-_TEXT = re.compile(rb'"(?:reasoning|reasoning_content|content|text)": ?"[^"]')
+TEXT = re.compile(rb'"(?:reasoning|reasoning_content|content|text)": ?"[^"]')
 _PROMPT = "Add 4821 and 2394 column by column and say what you carry."
 
 
@@ -51,7 +51,6 @@ class Load:
     measure_s: float = 6.0
 
     def request(self) -> bytes:
-        parts = urlsplit(self.url)
         body = {
             "model": self.model,
             "messages": [{"role": "user", "content": _PROMPT}],
@@ -59,12 +58,17 @@ class Load:
             "max_tokens": self.max_tokens,
             "temperature": 0.6,
         }
-        data = json.dumps(body).encode()
-        head = (
-            f"POST /v1/chat/completions HTTP/1.1\r\nhost: {parts.netloc}\r\n"
-            f"content-type: application/json\r\ncontent-length: {len(data)}\r\n\r\n"
-        )
-        return head.encode() + data
+        return chat_request(self.url, body)
+
+
+def chat_request(url: str, body: Mapping[str, object]) -> bytes:
+    """The bytes of one HTTP request for a chat."""
+    data = json.dumps(body).encode()
+    head = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nhost: {urlsplit(url).netloc}\r\n"
+        f"content-type: application/json\r\ncontent-length: {len(data)}\r\n\r\n"
+    )
+    return head.encode() + data
 
 
 @dataclass(slots=True)
@@ -123,7 +127,7 @@ class Client(asyncio.Protocol):
                 if num_events > 1:
                     seen.itl_s.extend([0.0] * (num_events - 1))
             self.last_at = self.now
-        elif _TEXT.search(body):
+        elif TEXT.search(body):
             self.first_at = self.last_at = self.now
             if seen.measuring:
                 seen.ttft_s.append(self.now - self.sent_at)

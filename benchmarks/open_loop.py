@@ -7,7 +7,6 @@ with a Retry-After it comes back at that time, a few times, as the official SDKs
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 import re
 import time
@@ -18,7 +17,8 @@ from urllib.parse import urlsplit
 
 import httptools
 
-_TEXT = re.compile(rb'"(?:reasoning|reasoning_content|content|text)": ?"[^"]')
+from benchmarks.load import TEXT, chat_request
+
 _COUNT = re.compile(rb'"completion_tokens": ?(\d+)')
 
 
@@ -78,7 +78,7 @@ class _Exchange(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:
         attempt = self.attempt
-        if attempt.ttft_s is None and _TEXT.search(body):
+        if attempt.ttft_s is None and TEXT.search(body):
             attempt.ttft_s = self._clock.now_s() - attempt.sent_at_s
         if b"[DONE]" in body:
             attempt.done = True
@@ -128,12 +128,7 @@ class Arrivals:
             "temperature": 0.6,
             "top_p": 0.95,
         }
-        data = json.dumps(body).encode()
-        head = (
-            f"POST /v1/chat/completions HTTP/1.1\r\nhost: {urlsplit(self.url).netloc}\r\n"
-            f"content-type: application/json\r\ncontent-length: {len(data)}\r\n\r\n"
-        )
-        return head.encode() + data
+        return chat_request(self.url, body)
 
 
 async def run(arrivals: Arrivals) -> list[Visitor]:

@@ -1,4 +1,4 @@
-"""The HTTP surface: routes and error handlers, thin. `build_app` makes the whole router.
+"""The HTTP surface: routes, thin. `build_app` makes the whole router.
 
 A request walks one way: body → protocol → presets → admission → replica → upstream → reasoning →
 reply. State is built here once and hangs on `app.state`; nothing is global.
@@ -8,36 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import logging
 import secrets
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, cast
 
 import msgspec
 from fastapi import FastAPI, Request, Response
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
-from starlette.types import Receive, Scope, Send
 
-from serve import __version__, openapi
-from serve.access import authenticate, claim_of
+from serve import __version__
+from serve.access import claim_of
 from serve.admission import Gate
+from serve.app import App, add_error_handlers, read_body
 from serve.chat import ChatReply, make_head
 from serve.completion import CompletionReply
 from serve.describe import EngineInfo
 from serve.drain import Drain
-from serve.errors import (
-    FAILED,
-    BodyTooLarge,
-    InvalidKey,
-    MethodNotAllowed,
-    NotReady,
-    RouteNotFound,
-    ServeError,
-)
 from serve.generation import Generation
 from serve.keys import KeyRing
 from serve.openapi import CHAT_SCHEMA, COMPLETION_SCHEMA, TOKENIZE_SCHEMA
@@ -51,7 +38,6 @@ from serve.presets import (
 )
 from serve.protocol import parse_chat, parse_completion, parse_json, parse_tokenize
 from serve.replicas import ReplicaSet
-from serve.response import outcome_of
 from serve.settings import Settings, SettingsError
 from serve.shared import Shared
 from serve.strict import did_you_mean
@@ -118,46 +104,6 @@ class Router:
         return models[name], named or self.settings.router.default_preset
 
 
-Handler = Callable[[Request], Awaitable[Response]]
-
-
-class _App(FastAPI):
-    """`generations`, by path, are served before FastAPI's middleware and routing, which cost more
-    than all that a request needs of ours (`docs/decisions/0009-streaming-path.md`). They are routes
-    all the same: for the OpenAPI document, for wrong methods, for apps that mount this one."""
-
-    generations: Mapping[str, Handler] = {}
-
-    def openapi(self) -> dict[str, Any]:
-        return openapi.complete(super().openapi())
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope["app"] = self
-        try:
-            authenticate(scope, self.state.router.keys)
-        except InvalidKey as exc:
-            self.state.router.telemetry.rejected("invalid_key")
-            await error_reply(exc)(scope, receive, send)
-            return
-        is_post = scope["type"] == "http" and scope["method"] == "POST"
-        handler = self.generations.get(scope["path"]) if is_post else None
-        if handler is not None:
-            await self._generate(handler, Request(scope, receive), send)
-        else:
-            await super().__call__(scope, receive, send)
-
-    async def _generate(self, handler: Handler, request: Request, send: Send) -> None:
-        try:
-            response = await handler(request)
-            await response(request.scope, request.receive, send)
-        except ClientDisconnect:
-            return
-        except Exception as exc:  # answered and logged by the handlers of every other route
-            kind = ServeError if isinstance(exc, ServeError) else Exception
-            answer = cast(Awaitable[Response], self.exception_handlers[kind](request, exc))
-            await (await answer)(request.scope, request.receive, send)
-
-
 def build_app(settings: Settings, worker: Worker = ALONE) -> FastAPI:
     """The router over the engines that `settings.router` names; `worker` makes it one of several.
     Raises `SettingsError`."""
@@ -174,7 +120,7 @@ def build_app(settings: Settings, worker: Worker = ALONE) -> FastAPI:
                 await _first_look(router.replicas)
             yield
 
-    app = _App(
+    app = App(
         title="r1-serve",
         version=__version__,
         summary="A reasoning-aware, OpenAI-compatible router over vLLM.",
@@ -183,7 +129,7 @@ def build_app(settings: Settings, worker: Worker = ALONE) -> FastAPI:
     )
     app.state.router = router
     app.state.drain = Drain()
-    _add_error_handlers(app, router)
+    add_error_handlers(app)
     _add_generation_routes(app, router)
     _add_information_routes(app, router)
     return app
@@ -197,7 +143,7 @@ async def _first_look(replicas: ReplicaSet) -> None:
                 await asyncio.sleep(0.01)
 
 
-def _add_generation_routes(app: _App, router: Router) -> None:
+def _add_generation_routes(app: App, router: Router) -> None:
     settings = router.settings
 
     @app.post("/v1/chat/completions", openapi_extra=CHAT_SCHEMA)
@@ -322,62 +268,9 @@ def _add_information_routes(app: FastAPI, router: Router) -> None:
         }
 
 
-def _add_error_handlers(app: FastAPI, router: Router) -> None:
-    @app.exception_handler(ServeError)
-    async def serve_error(request: Request, exc: ServeError) -> Response:
-        if not isinstance(exc, NotReady):
-            log.info("%s %s: %s", request.method, request.url.path, outcome_of(exc))
-        return error_reply(exc)
-
-    @app.exception_handler(HTTPException)
-    async def http_error(request: Request, exc: HTTPException) -> Response:
-        if exc.status_code == 405:
-            return error_reply(
-                MethodNotAllowed(f"{request.method} isn't allowed on {request.url.path}")
-            )
-        paths = [str(getattr(route, "path", "")) for route in app.routes]
-        hint = did_you_mean(request.url.path, paths)
-        return error_reply(RouteNotFound(f"there is no {request.url.path} here{hint}"))
-
-    @app.exception_handler(Exception)
-    async def unexpected(request: Request, exc: Exception) -> Response:
-        log.error("unexpected error on %s", request.url.path, exc_info=exc)
-        return error_reply(ServeError(FAILED))
-
-
 def set_priority(body: dict[str, object], priority: int) -> None:
     """In the engine's body, where it isn't the usual one: vLLM's documentation lets an engine
     without priority scheduling refuse any other than 0."""
     body.pop("priority", None)
     if priority != 0:
         body["priority"] = priority
-
-
-def error_reply(error: ServeError) -> Response:
-    return Response(
-        error.body(), error.status, headers=error.headers(), media_type="application/json"
-    )
-
-
-async def read_body(request: Request, max_bytes: int) -> bytes:
-    """The request's body. Raises `BodyTooLarge` as soon as it is known to be, `ShuttingDown` where
-    it hasn't come at the drain's limit, `ClientDisconnect` where it never will."""
-    too_large = functools.partial(
-        BodyTooLarge, f"the body is larger than {max_bytes} bytes, the limit of this server"
-    )
-    for name, value in request.scope["headers"]:
-        if name == b"content-length" and int(value) > max_bytes:
-            raise too_large()
-    parts, size, more = [], 0, True
-    with request.app.state.drain.under_way():
-        while more:
-            message = await request.receive()
-            if message["type"] == "http.disconnect":
-                raise ClientDisconnect
-            part = message.get("body", b"")
-            size += len(part)
-            if size > max_bytes:
-                raise too_large()
-            parts.append(part)
-            more = message.get("more_body", False)
-    return parts[0] if len(parts) == 1 else b"".join(parts)

@@ -1,0 +1,124 @@
+"""How requests come in and how errors go out: the key check, the body, the error replies.
+
+`App` is FastAPI with a short cut; its routes are `serve.router`'s.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, cast
+
+from fastapi import FastAPI, Request, Response
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
+
+from serve import openapi
+from serve.access import authenticate
+from serve.errors import (
+    FAILED,
+    BodyTooLarge,
+    InvalidKey,
+    MethodNotAllowed,
+    NotReady,
+    RouteNotFound,
+    ServeError,
+)
+from serve.response import outcome_of
+from serve.strict import did_you_mean
+
+log = logging.getLogger(__name__)
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+class App(FastAPI):
+    """`generations`, by path, are served before FastAPI's middleware and routing, which cost more
+    than all that a request needs of ours (`docs/decisions/0009-streaming-path.md`). They are routes
+    all the same: for the OpenAPI document, for wrong methods, for apps that mount this one."""
+
+    generations: Mapping[str, Handler] = {}
+
+    def openapi(self) -> dict[str, Any]:
+        return openapi.complete(super().openapi())
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["app"] = self
+        try:
+            authenticate(scope, self.state.router.keys)
+        except InvalidKey as exc:
+            self.state.router.telemetry.rejected("invalid_key")
+            await error_reply(exc)(scope, receive, send)
+            return
+        is_post = scope["type"] == "http" and scope["method"] == "POST"
+        handler = self.generations.get(scope["path"]) if is_post else None
+        if handler is not None:
+            await self._generate(handler, Request(scope, receive), send)
+        else:
+            await super().__call__(scope, receive, send)
+
+    async def _generate(self, handler: Handler, request: Request, send: Send) -> None:
+        try:
+            response = await handler(request)
+            await response(request.scope, request.receive, send)
+        except ClientDisconnect:
+            return
+        except Exception as exc:  # answered and logged by the handlers of every other route
+            kind = ServeError if isinstance(exc, ServeError) else Exception
+            answer = cast(Awaitable[Response], self.exception_handlers[kind](request, exc))
+            await (await answer)(request.scope, request.receive, send)
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    @app.exception_handler(ServeError)
+    async def serve_error(request: Request, exc: ServeError) -> Response:
+        if not isinstance(exc, NotReady):
+            log.info("%s %s: %s", request.method, request.url.path, outcome_of(exc))
+        return error_reply(exc)
+
+    @app.exception_handler(HTTPException)
+    async def http_error(request: Request, exc: HTTPException) -> Response:
+        if exc.status_code == 405:
+            return error_reply(
+                MethodNotAllowed(f"{request.method} isn't allowed on {request.url.path}")
+            )
+        paths = [str(getattr(route, "path", "")) for route in app.routes]
+        hint = did_you_mean(request.url.path, paths)
+        return error_reply(RouteNotFound(f"there is no {request.url.path} here{hint}"))
+
+    @app.exception_handler(Exception)
+    async def unexpected(request: Request, exc: Exception) -> Response:
+        log.error("unexpected error on %s", request.url.path, exc_info=exc)
+        return error_reply(ServeError(FAILED))
+
+
+def error_reply(error: ServeError) -> Response:
+    return Response(
+        error.body(), error.status, headers=error.headers(), media_type="application/json"
+    )
+
+
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    """The request's body. Raises `BodyTooLarge` as soon as it is known to be, `ShuttingDown` where
+    it hasn't come at the drain's limit, `ClientDisconnect` where it never will."""
+    too_large = functools.partial(
+        BodyTooLarge, f"the body is larger than {max_bytes} bytes, the limit of this server"
+    )
+    for name, value in request.scope["headers"]:
+        if name == b"content-length" and int(value) > max_bytes:
+            raise too_large()
+    parts, size, more = [], 0, True
+    with request.app.state.drain.under_way():
+        while more:
+            message = await request.receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            part = message.get("body", b"")
+            size += len(part)
+            if size > max_bytes:
+                raise too_large()
+            parts.append(part)
+            more = message.get("more_body", False)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
