@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import socket
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import SplitResult, urlsplit
 
-from serve.settings import RouterSettings, SettingsError
+from serve.settings import RouterSettings, SettingsError, file_stamp
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +62,7 @@ class FileSource:
     async def watch(self, update: Update) -> None:
         seen, complaint = None, ""
         while True:
-            stamp = self._stamp()
+            stamp = file_stamp(self._path)
             if stamp != seen:
                 seen = stamp
                 try:
@@ -74,14 +73,6 @@ class FileSource:
                         log.error("the engines stay as they were: %s", exc)
                     complaint = str(exc)
             await asyncio.sleep(self._interval_s)
-
-    def _stamp(self) -> tuple[int, ...] | None:
-        """Follows links, so that swapping one (a mounted ConfigMap) is a change like any other."""
-        try:
-            stat = os.stat(self._path)
-        except OSError:
-            return None
-        return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
 
     def _read(self) -> list[str]:
         try:

@@ -13,7 +13,6 @@ import hashlib
 import hmac
 import ipaddress
 import logging
-import os
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -26,7 +25,7 @@ from msgspec import Meta
 from serve.admission import BATCH_PRIORITY
 from serve.errors import InvalidKey
 from serve.limits import Account, Limits
-from serve.settings import ServerSettings, SettingsError, read_toml
+from serve.settings import ServerSettings, SettingsError, file_stamp, read_toml
 from serve.shared import Shared
 from serve.strict import StrictError, convert
 
@@ -106,7 +105,7 @@ class KeyRing:
         self._shared = shared
         self._clock = clock
         self._holders: dict[str, Holder] = {}
-        self._seen = _signature(path)
+        self._seen = file_stamp(path)
         self._take(read_keys(path))
 
     def holder_of(self, headers: _Headers) -> Holder:
@@ -145,7 +144,7 @@ class KeyRing:
 
         A mounted Kubernetes secret changes by a symbolic link that is swapped: the inode tells.
         """
-        if _signature(self._path) != self._seen:
+        if file_stamp(self._path) != self._seen:
             self.reload()
         now_s = self._clock()
         for holder in self._holders.values():
@@ -153,7 +152,7 @@ class KeyRing:
 
     def reload(self) -> None:
         """Reads the file now; a broken one is reported and the old keys stay."""
-        self._seen = _signature(self._path)
+        self._seen = file_stamp(self._path)
         try:
             keys = read_keys(self._path)
         except SettingsError as exc:
@@ -203,12 +202,3 @@ def _sent_key(headers: _Headers) -> str:
         elif name == b"x-api-key":
             return value.strip().decode("latin-1")
     return ""
-
-
-def _signature(path: Path) -> tuple[int, int, int] | None:
-    """What tells one file from another at the same path; None if there is none."""
-    try:
-        stat = os.stat(path)
-    except OSError:
-        return None
-    return stat.st_ino, stat.st_mtime_ns, stat.st_size

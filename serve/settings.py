@@ -6,6 +6,7 @@ command line overrides a few of these (`serve/cli.py`); the environment carries 
 
 from __future__ import annotations
 
+import os
 import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
@@ -143,6 +144,16 @@ def read_toml(path: Path) -> dict[str, object]:
         raise SettingsError(f"{path}: {exc.strerror}") from exc
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
         raise SettingsError(f"{path}: not valid TOML: {exc}") from exc
+
+
+def file_stamp(path: Path) -> tuple[int, ...] | None:
+    """What tells a watched file from what was there before; None while there is none. It follows
+    links, so that swapping one (a mounted ConfigMap or Secret) is a change like any other."""
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return None
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 def config_dir() -> Path:
