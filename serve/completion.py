@@ -9,14 +9,14 @@ import msgspec
 from starlette.types import Message, Send
 
 from serve.admission import Admission
-from serve.connection import Reply
+from serve.engine_reply import Reply
 from serve.errors import UpstreamError
 from serve.generation import MAX_FAILOVERS, Usage
 from serve.replicas import Lease, Replica, ReplicaSet
 from serve.response import DisconnectGuard, EngineResponse, body_part
 from serve.sse import DONE, SSEDecoder, SSETooLong, encode
 from serve.telemetry import Stopwatch, Telemetry
-from serve.wire import EngineUsage
+from serve.wire import UNREADABLE, EngineUsage
 from serve.writer import ClientWriter
 
 
@@ -65,7 +65,7 @@ class Meter:
         """Takes a whole reply or an event into account. Raises `UpstreamError`."""
         try:
             told = msgspec.json.decode(body, type=_Metered)
-        except msgspec.DecodeError as exc:
+        except UNREADABLE as exc:
             raise UpstreamError(f"the engine's reply could not be read: {exc}") from exc
         if told.usage is not None:
             self.usage.prompt_tokens = told.usage.prompt_tokens

@@ -11,8 +11,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 
-from serve.connection import ConnectFailed, Reply
+from serve.connection import ConnectFailed
 from serve.describe import EngineInfo, describe, expect_ok
+from serve.engine_reply import Reply
 from serve.errors import ServeError, UpstreamError, UpstreamTimeout
 from serve.health import Health, StallWatch, State
 from serve.load import EngineLoad, parse_load

@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from serve.connection import ConnectFailed, Connection, Reply, StaleConnection
+from serve.connection import ConnectFailed, Connection, StaleConnection
+from serve.engine_reply import Reply
 from serve.errors import (
     ContextLengthExceeded,
     EngineRejected,

@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
-from serve.connection import HIGH_WATER_BYTES, ConnectFailed
+from serve.connection import ConnectFailed
+from serve.engine_reply import HIGH_WATER_BYTES
 from serve.errors import (
     ContextLengthExceeded,
     EngineRejected,
