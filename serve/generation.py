@@ -100,7 +100,8 @@ class Generation:
         returns when the generation is complete. `forget`, given where nothing of it has been sent
         yet, takes everything emitted back: the text then begins anew when it can't be continued.
 
-        Raises `UpstreamError` when it breaks off for good.
+        Raises `UpstreamError` when it breaks off for good, `EngineRejected` when the engine calls
+        the request itself invalid.
         """
         try:
             while True:
