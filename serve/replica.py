@@ -88,6 +88,7 @@ class Replica:
         self.num_in_flight = 0
         self.num_ejections: Counter[str] = Counter()
         self.last_error = "not probed yet"
+        self.probed = False
         self._num_others = 0
         self._may_eject = may_eject
         self._probe_interval_s = settings.probe_interval_s
@@ -175,6 +176,7 @@ class Replica:
         """Probes until cancelled."""
         while True:
             await self._probe()
+            self.probed = True
             await asyncio.sleep(
                 self._probe_interval_s
                 if self.ready

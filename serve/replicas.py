@@ -58,6 +58,11 @@ class ReplicaSet:
         return [replica for replica in self.replicas if replica.ready]
 
     @property
+    def all_probed(self) -> bool:
+        """Whether replicas are known, and each has been looked at."""
+        return bool(self.replicas) and all(replica.probed for replica in self.replicas)
+
+    @property
     def capacity(self) -> int | None:
         """Requests that the ready replicas take at once; None without a limit per replica."""
         limit = self._settings.max_in_flight_per_replica

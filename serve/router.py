@@ -116,8 +116,7 @@ def build_app(settings: Settings, worker: Worker = ALONE) -> FastAPI:
             loop.add_signal_handler(signal.SIGHUP, router.reload)
         watching = router.keys.watching() if router.keys else contextlib.nullcontext()
         async with watching, router.replicas.running(), router.telemetry.running():
-            if worker.count > 1:
-                await _first_look(router.replicas)
+            await _first_look(router.replicas)
             yield
 
     app = App(
@@ -136,10 +135,11 @@ def build_app(settings: Settings, worker: Worker = ALONE) -> FastAPI:
 
 
 async def _first_look(replicas: ReplicaSet) -> None:
-    """A worker must not listen before it can serve: others that can are behind the same port."""
+    """Who listens can serve, if it can be: who asks at once isn't told that no engine is known yet,
+    and other workers may be behind the same port."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(FIRST_LOOK_S):
-            while not replicas.ready:  # noqa: ASYNC110  (replicas are watched, not waited for)
+            while not (replicas.ready or replicas.all_probed):  # noqa: ASYNC110  (they are watched)
                 await asyncio.sleep(0.01)
 
 

@@ -202,7 +202,7 @@ async def test_sigterm_under_load_cuts_no_stream() -> None:
             Program, "router", "--engine-url", engine.url, "--port", "0"
         )
         try:
-            line = await asyncio.to_thread(program.wait_for, "http://127.0.0.1", 20)
+            line = await asyncio.to_thread(program.wait_for, "Serving ", 20)
             url = next(word for word in line.split() if word.startswith("http://"))
             async with httpx.AsyncClient(base_url=url, timeout=60) as http:
                 await eventually_ready(http)

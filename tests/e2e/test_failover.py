@@ -103,6 +103,7 @@ async def test_a_killed_engine_costs_no_stream(stack: Program) -> None:
     and the engine comes back and gets work again."""
     questions = [p.question for p in held_out_problems("addition", NUM_STREAMS, seed=20261123)]
     async with httpx.AsyncClient(base_url=url_of(stack), timeout=120) as http:
+        await both_ready(http)
         calm = await solve_all(http, questions)
         victim = engines_of(stack)[0]
         stormy = await solve_all(http, questions, after=300, then=victim.kill)

@@ -201,7 +201,7 @@ def router_over(engine_url: str) -> Iterator[tuple[str, psutil.Process]]:
     """The ready router's URL and process."""
     program = Program("router", "--engine-url", engine_url, "--port", "0")
     try:
-        line = program.wait_for(" at http", 30)
+        line = program.wait_for("Serving ", 30)
         match = re.search(r"http://[\d.:]+", line.rpartition(" at ")[2])
         assert match
         deadline = time.monotonic() + 30
