@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Iterable
 
-from starlette.types import Message, Send
+from starlette.types import Send
 
 from serve.admission import Admission
 from serve.generation import Generation, Usage
@@ -53,7 +53,6 @@ class ChatReply(EngineResponse):
 
     async def run(self, send: Send, guard: DisconnectGuard) -> None:
         self.raw_headers += self.admission.headers()
-        await self._generation.start()
         await (self._stream if self._plan.stream else self._whole)(send, guard)
 
     def close(self) -> None:
@@ -94,17 +93,18 @@ class ChatReply(EngineResponse):
             events = encode(choices)
             if not self.started:
                 self.started = True
-                writer.write(self._start())
                 if self._plan.return_token_ids and generation.prompt_token_ids is not None:
                     events = reply.prompt_token_ids(generation.prompt_token_ids) + events
-            if events:
+                writer.begin(self.raw_headers, events)
+            elif events:
                 write_body(events)
 
         async with writer:
             await generation.run(emit)
         last = reply.usage(generation.usage) if self._plan.include_usage else b""
         guard.release()
-        await send(body_part(last + DONE_EVENT, more=False))
+        if self.line is None or not self.line.end(last + DONE_EVENT):
+            await send(body_part(last + DONE_EVENT, more=False))
 
     async def _whole(self, send: Send, guard: DisconnectGuard) -> None:
         reply, generation = WholeReply(self._plan, self._head), self._generation
@@ -120,11 +120,8 @@ class ChatReply(EngineResponse):
         self.started = True
         if self.line is None or not self.line.reply(self.raw_headers, body):
             self.raw_headers.append((b"content-length", b"%d" % len(body)))
-            await send(self._start())
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             await send(body_part(body, more=False))
-
-    def _start(self) -> Message:
-        return {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
 
 
 def note_first_text(watch: Stopwatch, choices: Iterable[EngineChoice]) -> None:

@@ -6,12 +6,13 @@ So an engine's failure is made good elsewhere only until the first of them has g
 from __future__ import annotations
 
 import msgspec
-from starlette.types import Message, Send
+from starlette.types import Send
 
 from serve.admission import Admission
 from serve.engine_reply import Reply
 from serve.errors import UpstreamError
 from serve.generation import MAX_FAILOVERS, Usage
+from serve.replica import Taker
 from serve.replicas import Lease, Replica, ReplicaSet
 from serve.response import DisconnectGuard, EngineResponse, body_part
 from serve.sse import DONE, SSEDecoder, SSETooLong, encode
@@ -93,24 +94,26 @@ class CompletionReply(EngineResponse):
         self._meter = Meter(body) if admission.key_name is not None else None
         self._replicas = replicas
         self._lease: Lease | None = None
+        self._writer: ClientWriter | None = None
 
     async def run(self, send: Send, guard: DisconnectGuard) -> None:
-        message = msgspec.json.encode(self._body)
-        model, failed = str(self._body["model"]), set[Replica]()
+        answer = self._stream if self._body.get("stream") else self._whole
+        failed = set[Replica]()
         while True:
-            lease = self._lease = await self._replicas.open(
-                model, self.route, lambda _: message, avoid=failed
-            )
-            if self._meter is not None:
-                self._meter.begin()
             try:
-                return await self._pass_on(lease.reply, send, guard)
+                last = await answer(send, failed)
+                break
             except UpstreamError as exc:
+                lease = self._lease
+                if lease is None or not lease.accepted:
+                    raise
                 lease.failed(exc)
                 lease.close()
                 failed.add(lease.replica)
                 if self.started or len(failed) > MAX_FAILOVERS or not self._replicas.may_retry():
                     raise
+        guard.release()
+        await send(body_part(last, more=False))
 
     def used(self) -> Usage:
         return Usage() if self._meter is None else self._meter.usage
@@ -119,39 +122,70 @@ class CompletionReply(EngineResponse):
         if self._lease is not None:
             self._lease.close()
 
-    async def _pass_on(self, reply: Reply, send: Send, guard: DisconnectGuard) -> None:
-        content_type = reply.headers.get("content-type", "application/json").encode("latin-1")
-        headers = [(b"content-type", content_type), (b"cache-control", b"no-store")]
-        headers += self.admission.headers()
-        start: Message = {"type": "http.response.start", "status": 200, "headers": headers}
-        body = b""
-        if self._body.get("stream"):
-            await self._pipe(reply, send, start)
-        else:
-            body = await reply.read_all()
-            if self._meter is not None:
-                self._meter.read(body)
-            headers.append((b"content-length", b"%d" % len(body)))
-            await send(start)
-            self.started = True
-        guard.release()
-        await send(body_part(body, more=False))
+    # ---- as the taker of a stream (`replica.Taker`) ----
 
-    async def _pipe(self, reply: Reply, send: Send, start: Message) -> None:
-        writer = ClientWriter(send, reply.pause, reply.resume, self.line)
+    def hold(self, lease: Lease) -> None:
+        self._lease = lease
+        if self._meter is not None:
+            self._meter.begin()
 
-        def sink(data: bytes) -> bool:
-            if self._meter is not None:
-                data = self._meter.feed(data)
-                if not data:
-                    return True
-            if not self.started:
-                self.started = True
-                writer.write(start)
+    def take(self, data: bytes) -> bool:
+        if self._meter is not None:
+            data = self._meter.feed(data)
+            if not data:
+                return True
+        writer, lease = self._writer, self._lease
+        if writer is None or lease is None:
+            return False
+        if self.started:
             writer.write_body(data)
-            return True
+        else:
+            self.started = True
+            writer.begin(self._head_for(lease.reply), data)
+        return True
 
-        async with writer:
-            await reply.pipe(sink)
+    async def _open(self, failed: set[Replica], taker: Taker | None) -> Lease:
+        self._lease = None
+        message = msgspec.json.encode(self._body)
+        return await self._replicas.open(
+            str(self._body["model"]), self.route, lambda _: message, avoid=failed, taker=taker
+        )
+
+    async def _whole(self, send: Send, failed: set[Replica]) -> bytes:
+        """Sends the reply's beginning; its body is returned."""
+        lease = await self._open(failed, None)
+        self.hold(lease)
+        body = await lease.reply.read_all()
+        if self._meter is not None:
+            self._meter.read(body)
+        headers = [*self._head_for(lease.reply), (b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        self.started = True
+        return body
+
+    async def _stream(self, send: Send, failed: set[Replica]) -> bytes:
+        """Sends all of the stream but its end."""
+        try:
+            async with ClientWriter(send, self._pause, self._resume, self.line) as self._writer:
+                await self._open(failed, self)
+        finally:
+            self._writer = None  # it leads back here
         if not self.started or not (self._meter is None or self._meter.is_complete):
             raise UpstreamError("the engine's stream ended before it was complete")
+        return b""
+
+    def _head_for(self, reply: Reply) -> list[tuple[bytes, bytes]]:
+        content_type = reply.headers.get("content-type", "application/json").encode("latin-1")
+        return [
+            (b"content-type", content_type),
+            (b"cache-control", b"no-store"),
+            *self.admission.headers(),
+        ]
+
+    def _pause(self) -> None:
+        if self._lease is not None:
+            self._lease.pause()
+
+    def _resume(self) -> None:
+        if self._lease is not None:
+            self._lease.resume()

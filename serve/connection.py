@@ -13,7 +13,7 @@ from typing import Protocol, cast
 
 import httptools
 
-from serve.engine_reply import Reply
+from serve.engine_reply import Reply, Sink
 from serve.errors import UpstreamError
 
 MAX_HEAD_BYTES = 64 << 10
@@ -60,11 +60,11 @@ class Connection(asyncio.Protocol):
     def reply(self) -> Reply | None:
         return self._reply
 
-    def send(self, request: bytes) -> Reply:
+    def send(self, request: bytes, sink: Sink | None = None) -> Reply:
         if self._transport is None:
             raise ConnectFailed("the connection is closed")
         self._parser = httptools.HttpResponseParser(self)
-        self._reply = reply = Reply(self)
+        self._reply = reply = Reply(self, sink)
         self._between_chunks = False
         self._head_bytes = 0
         self.resume_reading()

@@ -25,8 +25,12 @@ class Carrier(Protocol):
 
 
 class Reply:
-    """An engine's reply. `read()` it until b"", or `pipe()` it. `close()` it on every path: that
-    cuts an unfinished reply's connection, at which vLLM aborts the generation."""
+    """An engine's reply. `read()` it until b"", unless a sink takes its body. `close()` it on every
+    path: that cuts an unfinished reply's connection, at which vLLM aborts the generation.
+
+    The sink of a good reply (status 200) gets its body inside the event loop's own read callback,
+    from the first byte on, so that neither a token nor the reply's beginning costs a task switch.
+    """
 
     __slots__ = (
         "_chunks",
@@ -39,17 +43,20 @@ class Reply:
         "_waiter",
         "headers",
         "status",
+        "taken",
     )
 
-    def __init__(self, connection: Carrier) -> None:
+    def __init__(self, connection: Carrier, sink: Sink | None = None) -> None:
         self._connection = connection
         self._chunks: list[bytes] = []
         self._size = 0
         self._done = False
         self._detached = False
         self._error: Exception | None = None
-        self._sink: Sink | None = None
+        self._sink = sink
         self._waiter: asyncio.Future[None] | None = None
+        self.taken = False
+        """Whether the sink has got anything."""
         self.status = 0
         self.headers: dict[str, str] = {}
 
@@ -76,21 +83,6 @@ class Reply:
                 raise UpstreamError(f"the engine's reply is longer than {max_bytes} bytes")
             parts.append(part)
         return b"".join(parts)
-
-    async def pipe(self, sink: Sink) -> None:
-        """Hands the body to `sink` inside the event loop's own read callback, so that a token costs
-        no task switch; returns at the end of the body or when `sink` wants no more.
-
-        Raises what `sink` raised, or the `UpstreamError` that ended the reply early.
-        """
-        self._sink = sink
-        if self._chunks:
-            self.push(self._take_chunks())
-        while self._sink is not None and not self._done:
-            await self._wait()
-        self._sink = None
-        if self._error is not None:
-            raise self._error
 
     def detach(self) -> None:
         """Nobody wants the rest, but it is short: let it come and keep the connection."""
@@ -132,19 +124,31 @@ class Reply:
                 raise self._error
             await self._wait()
 
+    async def over(self) -> None:
+        """Returns once the sink wants no more, at the end of the body, or once a bad reply begins,
+        which is read as any other. Raises what the sink raised, or the `UpstreamError` that ended
+        the reply early."""
+        while self._sink is not None and not self._done:
+            await self._wait()
+        self._sink = None
+        if self._error is not None:
+            raise self._error
+
     def begin(self, status: int) -> None:
         self.status = status
         if status != 200:
+            self._sink = None
             self._wake()
 
     def push(self, data: bytes) -> None:
         if self._sink is None:
             self._keep(data)
             return
+        self.taken = True
         try:
             if self._sink(data):
                 return
-        except Exception as exc:  # it runs in the loop's callback: `pipe` raises it to its caller
+        except Exception as exc:  # it runs in the loop's callback: `over` raises it to its caller
             self._error = exc
         self._sink = None
         self._wake()
@@ -152,6 +156,7 @@ class Reply:
     def end(self, error: Exception | None = None) -> None:
         if not self._done:
             self._done = True
+            self._sink = None  # it leads back here
             self._error = self._error or error
             self._wake()
 

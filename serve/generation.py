@@ -10,7 +10,7 @@ when `run` returns.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
@@ -54,18 +54,24 @@ class Usage(msgspec.Struct):
 
 
 class Generation:
-    """`start()` it, `run()` it, and `close()` it on every path."""
+    """`run()` it, and `close()` it on every path. It takes what its legs bring: `replica.Taker`."""
 
     def __init__(self, plan: Plan, replicas: ReplicaSet, request_id: str) -> None:
         self._plan = plan
         self._replicas = replicas
         self._headers = {"x-request-id": request_id}
         self._lease: Lease | None = None
-        self._decode: Callable[[bytes], EngineChunk] = decode_chunk
+        self._emit: Emit
+        self._feed: Callable[[bytes], list[bytes]]
+        self._decode: Callable[[bytes], EngineChunk]
         self._choices: list[ChoiceState] = []
         self._prompt_ids: array[int] | None = None
         self._begun = False
         """Whether anything has been emitted."""
+        self._continues = False
+        """Whether the leg goes on with a text, raw, instead of being a chat."""
+        self._complete = False
+        """Whether the leg has come to its `[DONE]`."""
         self._paused = False
         self._failed: set[Replica] = set()
         self.num_failovers = 0
@@ -75,133 +81,135 @@ class Generation:
     def prompt_token_ids(self) -> list[int] | None:
         return None if self._prompt_ids is None else self._prompt_ids.tolist()
 
-    async def start(self) -> None:
-        """Sends the request to a replica; returns when the engine has accepted it.
-
-        Raises `ServeError`; nothing is left running then.
-        """
-        model = self._plan.model
-        try:
-            self._lease = await self._replicas.open(
-                model,
-                CHAT_PATH,
-                self._body,
-                headers=self._headers,
-                avoid=self._failed,
-                affinity=self._plan.affinity,
-            )
-        except ContextLengthExceeded as exc:
-            raise await explain_too_long(self._replicas, self._plan.body, exc) from exc
-        trace = self._lease.info.trace
-        self._choices = [ChoiceState(trace, self._plan) for _ in range(self._plan.num_choices)]
-
     async def run(self, emit: Emit, forget: Callable[[], None] | None = None) -> None:
         """Calls `emit` with the choices of each read from the engine, in the read callback itself;
         returns when the generation is complete. `forget`, given where nothing of it has been sent
         yet, takes everything emitted back: the text then begins anew when it can't be continued.
 
-        Raises `UpstreamError` when it breaks off for good, `EngineRejected` when the engine calls
-        the request itself invalid.
+        Raises `ServeError` where no engine takes the request up, `UpstreamError` when it breaks off
+        for good, `EngineRejected` when the engine calls the request itself invalid.
         """
+        self._emit = emit
+        leg: Callable[[], Awaitable[None]] = self._chat
+        broken: UpstreamError | None = None
         try:
             while True:
                 try:
-                    await self._run_leg(emit)
+                    await leg()
                     return
-                except UpstreamError as exc:
+                except ServeError as exc:
+                    if self._lease is None or not self._lease.accepted:
+                        if broken is None:
+                            raise
+                        raise UpstreamError(
+                            f"{broken.message}; nobody could go on: {exc.message}"
+                        ) from exc
+                    if not isinstance(exc, UpstreamError):
+                        raise
                     if all(choice.ended for choice in self._choices):
                         return  # only the usage was still to come
-                    await self._fail_over(exc, forget)
+                    broken = exc
+                    leg = self._fail_over(broken, forget)
         finally:
+            del self._emit  # it leads back here
             self._count()
 
-    async def _run_leg(self, emit: Emit) -> None:
-        if self._lease is None:
-            raise RuntimeError("start() comes first")
-        reply = self._lease.reply
-        feed, take, has_stop = SSEDecoder().feed, self._take, bool(self._plan.stop)
-        complete = False
-
-        def sink(data: bytes) -> bool:
-            nonlocal complete
-            batch: list[EngineChoice] = []
-            try:
-                for event in feed(data):
-                    if event == DONE:
-                        complete = True
-                    else:
-                        batch += take(event)
-            finally:  # what came before a broken event has been counted: it must go out
-                if batch:
-                    self._begun = True
-                    emit(batch)
-            return not (complete or (has_stop and self._stopped()))
-
+    async def _chat(self) -> None:
+        """A leg from the beginning."""
+        self._continues = False
         try:
-            await reply.pipe(sink)
-        except (*UNREADABLE, SSETooLong) as exc:
-            raise UpstreamError(f"the engine's stream could not be read: {exc}") from exc
-        if complete and all(choice.ended for choice in self._choices):
-            reply.detach()
-        elif not self._stopped():
-            raise UpstreamError("the engine's stream ended before it was complete")
+            await self._run_leg(CHAT_PATH, self._body)
+        except ContextLengthExceeded as exc:
+            raise await explain_too_long(self._replicas, self._plan.body, exc) from exc
 
-    async def _fail_over(self, broken: UpstreamError, forget: Callable[[], None] | None) -> None:
-        """Opens the next leg on another replica. Raises `UpstreamError` where there is no way."""
-        if self._lease is not None:
-            self._lease.failed(broken)
-            self._lease.close()
-            self._failed.add(self._lease.replica)
-        if self.num_failovers >= MAX_FAILOVERS or not self._replicas.may_retry():
-            raise broken
-        self.num_failovers += 1
-        field = obstacle(self._plan) if self._prompt_ids else "return_token_ids"
-        if self._begun and field is not None and forget is None:
-            raise UpstreamError(
-                f"{broken.message}; what has been sent can't be continued elsewhere because of "
-                f"`{field}`: send the request again"
-            )
-        try:
-            if self._begun and field is None:
-                await self._continue()
-            else:
-                if forget is not None:
-                    forget()
-                await self.start()
-        except ServeError as exc:
-            raise UpstreamError(f"{broken.message}; nobody could go on: {exc.message}") from exc
-
-    async def _continue(self) -> None:
-        replicas, model, (choice,) = self._replicas, self._plan.model, self._choices
-        choice.continue_raw(await num_whole(replicas, model, choice.ids))
-        prompt_ids = self._prompt_ids or ()
+    async def _continuation(self) -> None:
+        """A leg that goes on with the text so far."""
+        prompt_ids, (choice,) = self._prompt_ids or (), self._choices
+        choice.continue_raw(await num_whole(self._replicas, self._plan.model, choice.ids))
 
         def body_for(info: EngineInfo) -> bytes:
             body = completion_body(self._plan, prompt_ids, choice.ids, info.max_model_len)
             return msgspec.json.encode(self._fitted(body, info))
 
-        self._decode = decode_text_chunk
-        self._lease = await replicas.open(
-            model,
-            COMPLETIONS_PATH,
+        self._continues = True
+        await self._run_leg(COMPLETIONS_PATH, body_for)
+
+    async def _run_leg(self, path: str, body_for: Callable[[EngineInfo], bytes]) -> None:
+        lease = await self._replicas.open(
+            self._plan.model,
+            path,
             body_for,
             headers=self._headers,
             avoid=self._failed,
             affinity=self._plan.affinity,
+            taker=self,
         )
+        if self._complete and all(choice.ended for choice in self._choices):
+            lease.reply.detach()
+        elif not self._stopped():
+            raise UpstreamError("the engine's stream ended before it was complete")
+
+    def _fail_over(
+        self, broken: UpstreamError, forget: Callable[[], None] | None
+    ) -> Callable[[], Awaitable[None]]:
+        """The next leg, on another replica. Raises `UpstreamError` where there is no way."""
+        if self._lease is not None:
+            self._lease.failed(broken)
+            self._lease.close()
+            self._failed.add(self._lease.replica)
+            self._lease = None
+        if self.num_failovers >= MAX_FAILOVERS or not self._replicas.may_retry():
+            raise broken
+        self.num_failovers += 1
+        field = obstacle(self._plan) if self._prompt_ids else "return_token_ids"
+        if self._begun and field is None:
+            return self._continuation
+        if self._begun and forget is None:
+            raise UpstreamError(
+                f"{broken.message}; what has been sent can't be continued elsewhere because of "
+                f"`{field}`: send the request again"
+            )
+        if forget is not None:
+            forget()
+        return self._chat
+
+    def hold(self, lease: Lease) -> None:
+        self._lease = lease
+        self._feed, self._complete = SSEDecoder().feed, False
+        self._decode = decode_text_chunk if self._continues else decode_chunk
+        if not self._continues:
+            trace = lease.info.trace
+            self._choices = [ChoiceState(trace, self._plan) for _ in range(self._plan.num_choices)]
         if self._paused:
-            self._lease.reply.pause()
+            lease.pause()
+
+    def take(self, data: bytes) -> bool:
+        batch: list[EngineChoice] = []
+        try:
+            try:
+                for event in self._feed(data):
+                    if event == DONE:
+                        self._complete = True
+                    else:
+                        batch += self._read(event)
+            finally:  # what came before a broken event has been counted: it must go out
+                if batch:
+                    self._begun = True
+                    self._emit(batch)
+        except (*UNREADABLE, SSETooLong) as exc:
+            raise UpstreamError(f"the engine's stream could not be read: {exc}") from exc
+        return not (self._complete or (self._plan.stop and self._stopped()))
 
     def pause(self) -> None:
         """The client can't keep up: the engine is to wait."""
         self._paused = True
         if self._lease is not None:
-            self._lease.reply.pause()
+            self._lease.pause()
 
     def resume(self) -> None:
         self._paused = False
         if self._lease is not None:
-            self._lease.reply.resume()
+            self._lease.resume()
 
     def close(self) -> None:
         """Ends the leg; an unfinished one is aborted on the engine."""
@@ -218,7 +226,7 @@ class Generation:
             body = body | {"stream_interval": FOLDED_STREAM_INTERVAL}
         return body
 
-    def _take(self, event: bytes) -> list[EngineChoice]:
+    def _read(self, event: bytes) -> list[EngineChoice]:
         chunk = self._decode(event)
         if chunk.error is not None:
             raise reported(chunk.error)

@@ -30,6 +30,8 @@ _PROTOCOL = "r1.protocol"
 """Key among the scope's extensions (ASGI 3.0, "Extensions")."""
 _CLOSE = (b"connection", b"close")
 
+Headers = Iterable[tuple[bytes, bytes]]
+
 
 class HttpProtocol(HttpToolsProtocol):
     """uvicorn's protocol, which can be found in the scope of each request."""
@@ -117,34 +119,63 @@ class ClientLine:
         if self._protocol.live is self:
             self._protocol.live = None
 
+    # Each returns False, having done nothing, where ASGI's `send` must do it, since the client is
+    # slow or gone.
+
+    def begin(self, headers: Headers, data: bytes) -> bool:
+        """Writes the head of a stream of status 200, and with it its first part."""
+        if self._flow.write_paused or self._transport.is_closing():
+            return False
+        head = self._head(headers, b"transfer-encoding: chunked\r\n")
+        self._transport.write(head + _chunk(data) if data else head)
+        self._cycle.response_started = self._cycle.chunked_encoding = True
+        return True
+
     def write(self, data: bytes) -> bool:
-        """Writes `data`, not empty, as one HTTP chunk; False where ASGI's `send` must do it, since
-        the client is slow or gone. Only between the start of a reply without a content-length and
-        its last part."""
+        """Writes a part of a stream, not empty, and not the last."""
         transport = self._transport
         if self._flow.write_paused or transport.is_closing():
             return False
         transport.write(b"%x\r\n%b\r\n" % (len(data), data))
         return True
 
-    def reply(self, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> bool:
-        """Writes a whole reply of status 200 at once; False as `write`."""
-        cycle, transport = self._cycle, self._transport
-        if self._flow.write_paused or transport.is_closing():
+    def end(self, data: bytes) -> bool:
+        """Writes the last part of a stream, not empty."""
+        if self._flow.write_paused or self._transport.is_closing():
             return False
+        self._transport.write(_chunk(data) + b"0\r\n\r\n")
+        self._complete()
+        return True
+
+    def reply(self, headers: Headers, body: bytes) -> bool:
+        """Writes a whole reply of status 200."""
+        if self._flow.write_paused or self._transport.is_closing():
+            return False
+        self._transport.write(self._head(headers, b"content-length: %d\r\n" % len(body)) + body)
+        self._cycle.response_started = True
+        self._complete()
+        return True
+
+    def _head(self, headers: Headers, framing: bytes) -> bytes:
+        cycle = self._cycle
         if _CLOSE in cycle.default_headers:
             cycle.keep_alive = False
         lines = [b"%b: %b\r\n" % it for it in (*cycle.default_headers, *headers) if it != _CLOSE]
-        lines.append(b"content-length: %d\r\n" % len(body))
         if not cycle.keep_alive:
             lines.append(b"connection: close\r\n")
-        transport.write(b"HTTP/1.1 200 OK\r\n%b\r\n%b" % (b"".join(lines), body))
-        cycle.response_started = cycle.response_complete = True
+        return b"HTTP/1.1 200 OK\r\n%b%b\r\n" % (b"".join(lines), framing)
+
+    def _complete(self) -> None:
+        cycle = self._cycle
+        cycle.response_complete = True
         cycle.message_event.set()
         if not cycle.keep_alive:
-            transport.close()
+            self._transport.close()
         cycle.on_response()
-        return True
+
+
+def _chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
 
 
 def client_line(scope: Scope, send: Send) -> ClientLine | None:

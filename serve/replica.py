@@ -10,6 +10,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from typing import Protocol
 
 from serve.connection import ConnectFailed
 from serve.describe import EngineInfo, describe, expect_ok
@@ -26,17 +27,39 @@ log = logging.getLogger(__name__)
 UNREADY_PROBE_INTERVAL_S = 0.5
 
 
+class Taker(Protocol):
+    """Who takes the body of a call's reply as it arrives."""
+
+    def hold(self, lease: Lease) -> None:
+        """The call that is about to be sent. Where it fails another one may follow, as long as
+        nothing has been taken."""
+
+    def take(self, data: bytes) -> bool:
+        """As `engine_reply.Sink`."""
+
+
 class Lease:
     """One call at one replica, in flight until `close()`; `reply` is open, its status 200."""
 
-    __slots__ = ("_epoch", "_failed", "_open", "_reply", "info", "replica")
+    __slots__ = (
+        "_accepted",
+        "_epoch",
+        "_failed",
+        "_open",
+        "_paused",
+        "_reply",
+        "info",
+        "replica",
+    )
 
     def __init__(self, replica: Replica, info: EngineInfo) -> None:
         self.replica = replica
         self.info = info
         self._reply: Reply | None = None
+        self._accepted = False
         self._failed = False
         self._open = True
+        self._paused = False
         self._epoch = replica.began()
 
     @property
@@ -45,13 +68,29 @@ class Lease:
             raise RuntimeError("the call has no reply yet")
         return self._reply
 
-    async def send(self, path: str, body: bytes, headers: Mapping[str, str] | None) -> None:
-        """Returns once the engine has accepted the call (status 200). Raises `ServeError`, also
-        where the engine refuses; nothing is left running then."""
+    @property
+    def accepted(self) -> bool:
+        """Whether the engine has begun to answer: `send` has returned, or a taker has got some."""
+        return self._accepted or (self._reply is not None and self._reply.taken)
+
+    async def send(
+        self,
+        path: str,
+        body: bytes,
+        headers: Mapping[str, str] | None,
+        taker: Taker | None = None,
+    ) -> None:
+        """Returns once the engine has accepted the call (status 200) and, where there is a `taker`,
+        this one has all that it wants. Raises `ServeError`, also where the engine refuses, and what
+        the taker raises; nothing is left running then."""
+        sink = None if taker is None else taker.take
         try:
-            self._reply = await self.replica.client.request("POST", path, body, headers)
-            if self._reply.status != 200:
-                raise refusal(self._reply.status, await self._reply.read_all())
+            reply = await self.replica.client.request(
+                "POST", path, body, headers, sink=sink, hold=self._hold
+            )
+            if reply.status != 200:
+                raise refusal(reply.status, await reply.read_all())
+            self._accepted = True
         except BaseException as exc:
             self._end(self.replica.judge(exc))
             raise
@@ -62,10 +101,26 @@ class Lease:
         self._failed = True
         self.replica.last_error = str(error)
 
+    def pause(self) -> None:
+        """The reader can't keep up: the engine is to wait."""
+        self._paused = True
+        if self._reply is not None:
+            self._reply.pause()
+
+    def resume(self) -> None:
+        self._paused = False
+        if self._reply is not None:
+            self._reply.resume()
+
     def close(self) -> None:
         """Ends the call, on the engine too where its reply is unfinished. May be called again."""
         if self._open:
             self._end(False if self._failed else self.reply.ended_well)
+
+    def _hold(self, reply: Reply) -> None:
+        self._reply = reply
+        if self._paused:
+            reply.pause()
 
     def _end(self, good: bool | None) -> None:
         self._open = False
@@ -119,7 +174,7 @@ class Replica:
     async def post(
         self, info: EngineInfo, path: str, body: bytes, headers: Mapping[str, str] | None
     ) -> Lease:
-        """An accepted call. Raises as `Lease.send`."""
+        """An accepted call whose reply is to be read. Raises as `Lease.send`."""
         lease = Lease(self, info)
         await lease.send(path, body, headers)
         return lease

@@ -20,7 +20,7 @@ from serve.balancing import make_policy
 from serve.describe import EngineInfo
 from serve.discovery import make_source
 from serve.errors import NotReady, ServeError
-from serve.replica import Lease, Replica
+from serve.replica import Lease, Replica, Taker
 from serve.retries import RetryBudget
 from serve.settings import RouterSettings
 from serve.upstream import retry_reason
@@ -128,10 +128,13 @@ class ReplicaSet:
         headers: Mapping[str, str] | None = None,
         avoid: Collection[Replica] = (),
         affinity: bytes | None = None,
+        taker: Taker | None = None,
     ) -> Lease:
         """Posts to a replica of `model`, one of `avoid` only where there is no other; the lease
-        holds the open reply (status 200). What fails by a replica's fault is sent to another one,
-        up to `MAX_ATTEMPTS` in all and within the budget of retries; finding nobody at an address
+        holds the open reply (status 200), which `taker`, if there is one, has taken.
+
+        What fails by a replica's fault before anything of it was taken is sent to another one, up
+        to `MAX_ATTEMPTS` in all and within the budget of retries; finding nobody at an address
         counts as no attempt, since no engine has worked and that replica is out at once.
 
         Raises `ServeError`, also where the engine refuses; nothing is left running then.
@@ -141,9 +144,16 @@ class ReplicaSet:
         num_attempts = 0
         while True:
             replica, info = self.choose(model, (*avoid, *tried), affinity)
+            message = body_for(info)
+            lease = Lease(replica, info)
+            if taker is not None:
+                taker.hold(lease)
             try:
-                return await replica.post(info, path, body_for(info), headers)
+                await lease.send(path, message, headers, taker)
+                return lease
             except ServeError as exc:
+                if lease.accepted:
+                    raise
                 reason = retry_reason(exc)
                 num_attempts += reason != "connect" or replica in tried
                 tried.add(replica)

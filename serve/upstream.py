@@ -8,13 +8,13 @@ from __future__ import annotations
 import asyncio
 import re
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from urllib.parse import urlsplit
 
 import msgspec
 
 from serve.connection import ConnectFailed, Connection, StaleConnection
-from serve.engine_reply import Reply
+from serve.engine_reply import Reply, Sink
 from serve.errors import (
     ContextLengthExceeded,
     EngineRejected,
@@ -128,20 +128,25 @@ class EngineClient:
         path: str,
         body: bytes = b"",
         headers: Mapping[str, str] | None = None,
+        *,
+        sink: Sink | None = None,
+        hold: Callable[[Reply], None] | None = None,
     ) -> Reply:
-        """Sends a request and waits for the reply to begin (`Reply.begun`).
+        """Sends a request and waits for the reply to begin (`Reply.begun`), or, where `sink` takes
+        its body, to be over (`Reply.over`). `hold` gets it as soon as the request is sent.
 
-        A kept-alive connection that turns out closed is replaced once. Cancelling cuts the
-        connection. Raises `ConnectFailed` or another `UpstreamError`.
+        A kept-alive connection that turns out closed is replaced once: `hold` then gets another
+        reply. Cancelling cuts the connection. Raises `ConnectFailed`, another `UpstreamError`, or
+        what `sink` raised.
         """
         message = self._encode(method, path, body, headers or {})
         connection = self._take_idle()
         if connection is not None:
             try:
-                return await self._exchange(connection, message)
+                return await self._exchange(connection, message, sink, hold)
             except StaleConnection:
                 pass
-        return await self._exchange(await self._connect(), message)
+        return await self._exchange(await self._connect(), message, sink, hold)
 
     async def get_json(self, path: str) -> tuple[int, bytes]:
         async with await self.request("GET", path) as reply:
@@ -205,10 +210,18 @@ class EngineClient:
         if connection in self._idle:
             self._idle.remove(connection)
 
-    async def _exchange(self, connection: Connection, message: bytes) -> Reply:
-        reply = connection.send(message)
+    async def _exchange(
+        self,
+        connection: Connection,
+        message: bytes,
+        sink: Sink | None,
+        hold: Callable[[Reply], None] | None,
+    ) -> Reply:
+        reply = connection.send(message, sink)
         try:
-            await reply.begun()
+            if hold is not None:
+                hold(reply)
+            await (reply.begun() if sink is None else reply.over())
         except BaseException:
             reply.close()
             raise

@@ -36,6 +36,13 @@ class ClientWriter:
         self._waiting: list[Message] = []
         self._task: asyncio.Task[None] | None = None
 
+    def begin(self, headers: list[tuple[bytes, bytes]], data: bytes) -> None:
+        """The head of a reply of status 200 and its first part. Raises as `write` does."""
+        if self._line is None or not self._line.begin(headers, data):
+            self.write({"type": "http.response.start", "status": 200, "headers": headers})
+            if data:
+                self.write_body(data)
+
     def write_body(self, data: bytes) -> None:
         """A part of the body, not the last and not empty. Raises as `write` does."""
         if self._task is not None or self._line is None or not self._line.write(data):
