@@ -347,6 +347,15 @@ async def test_before_an_engine_is_ready_clients_are_told_when_to_come_back() ->
         assert (await router.http.get("/v1/models")).json()["data"] == []
 
 
+async def test_who_asks_as_soon_as_the_router_listens_is_served() -> None:
+    """It looks at its engines first; one that can't be reached doesn't keep it from listening."""
+    async with (
+        StandInEngine(Options(**FAST)) as engine,
+        running_router(engine.url, "http://127.0.0.1:9", wait_ready=False) as router,
+    ):
+        assert (await router.chat("hi")).status_code == 200
+
+
 async def test_an_engine_that_comes_back_is_taken_up_again() -> None:
     async with StandInEngine(Options(**FAST)) as engine, running_router(engine.url) as router:
         await engine.stop()

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 
 from serve.connection import ConnectFailed
-from serve.engine_reply import HIGH_WATER_BYTES
+from serve.engine_reply import HIGH_WATER_BYTES, Reply
 from serve.errors import (
     ContextLengthExceeded,
     EngineRejected,
@@ -199,6 +199,70 @@ async def test_headers_alone_are_no_reply_yet_unless_they_refuse() -> None:
         assert not request.done()
         go_on.set()
         assert await (await request).read_all() == b"x"
+
+
+@pytest.mark.parametrize("cut", range(1, len(CHUNKED) + 20))
+async def test_a_sink_takes_all_of_a_body_however_it_is_cut(cut: int) -> None:
+    """It comes with the request, so the body that arrives with the headers is its too; the reply is
+    told of before, and the connection is used again."""
+    whole = CHUNKED + b"2\r\nhe\r\n" + b"3\r\nllo\r\n" + b"0\r\n\r\n"
+    async with serving(answering(whole[:cut], whole[cut:])) as engine:
+        for _ in range(2):
+            taken: list[bytes] = []
+            held: list[Reply] = []
+
+            def take(data: bytes, taken: list[bytes] = taken) -> bool:
+                taken.append(data)
+                return True
+
+            reply = await engine.request("GET", "/", sink=take, hold=held.append)
+            assert held == [reply]
+            assert (reply.status, b"".join(taken), reply.ended_well) == (200, b"hello", True)
+        assert engine.num_connections == 1
+
+
+async def test_a_refusal_is_no_sinks_business() -> None:
+    """Its body is read as of any other reply."""
+    refused = CHUNKED.replace(b"200 OK", b"400 Bad")
+    async with serving(answering(refused, b"2\r\nno\r\n0\r\n\r\n")) as engine:
+        taken: list[bytes] = []
+        reply = await engine.request("GET", "/", sink=lambda data: bool(taken.append(data)))
+        assert (reply.status, await reply.read_all(), reply.taken, taken) == (400, b"no", False, [])
+
+
+async def test_what_a_sink_raises_ends_the_request() -> None:
+    """The engine is cut off."""
+
+    def take(data: bytes) -> bool:
+        raise ValueError("no sense in it")
+
+    async with serving(answering(CHUNKED + b"1\r\nx\r\n")) as engine:
+        with pytest.raises(ValueError, match="no sense in it"):
+            await engine.request("GET", "/", sink=take)
+        await eventually(lambda: engine.num_connections == 0)
+
+
+async def test_a_sink_that_has_enough_ends_the_request() -> None:
+    """What comes after that is nobody's."""
+    async with serving(answering(CHUNKED + b"1\r\nx\r\n", b"1\r\ny\r\n")) as engine:
+        taken: list[bytes] = []
+        reply = await engine.request("GET", "/", sink=lambda data: bool(taken.append(data)))
+        assert taken == [b"x"]
+        assert reply.ended_well is None
+        reply.close()
+
+
+async def test_a_stale_connections_reply_is_replaced_before_the_sink_gets_anything() -> None:
+    handler = answering(CHUNKED + b"2\r\nok\r\n0\r\n\r\n", times=1)
+    async with serving(handler) as engine:
+        for _ in range(5):
+            taken: list[bytes] = []
+            held: list[Reply] = []
+            reply = await engine.request(
+                "GET", "/", sink=lambda data, to=taken: not to.append(data), hold=held.append
+            )
+            assert held[-1] is reply
+            assert taken == [b"ok"]
 
 
 async def test_a_slow_reader_slows_the_engine_down() -> None:
