@@ -171,14 +171,6 @@ class Replica:
 
     # ---- calls ----
 
-    async def post(
-        self, info: EngineInfo, path: str, body: bytes, headers: Mapping[str, str] | None
-    ) -> Lease:
-        """An accepted call whose reply is to be read. Raises as `Lease.send`."""
-        lease = Lease(self, info)
-        await lease.send(path, body, headers)
-        return lease
-
     def began(self) -> int:
         self.num_in_flight += 1
         return self.health.begin(time.monotonic())
