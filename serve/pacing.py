@@ -5,8 +5,8 @@ Pure: time is passed in, in seconds of one monotonic clock.
 
 from __future__ import annotations
 
+import heapq
 import math
-from collections import deque
 
 RATE_WINDOW_S = 10.0
 """How far back the drain rate looks: longer than the gaps between two ends, shorter than a
@@ -20,6 +20,12 @@ EARLY_S = 0.25
 """So much before its time an appointment is kept all the same."""
 LATE_S = 3.0
 """So long after its time: `Retry-After` is in whole seconds, and clients add a random part."""
+PROMISED_SHARE = 0.9
+"""Of the drain rate. A server all of whose time is promised can't make up for a late end: simulated
+with 24 slots of 3.5 s and a line of 1 s, 88 instead of 84 % of those who came back got a slot."""
+
+_Holder = tuple[int, int]
+"""(priority, who)."""
 
 
 class DrainRate:
@@ -80,42 +86,53 @@ class Appointments:
     """
 
     def __init__(self) -> None:
-        self._times: dict[int, deque[float]] = {}
-        self._order: deque[tuple[float, int]] = deque()
-        self.num_open = 0
+        self._times: dict[_Holder, list[float]] = {}
+        self._order: list[tuple[float, _Holder]] = []
+        self._num_open: dict[int, int] = {}
 
-    def make(self, who: int, now_s: float, num_ahead: int, rate_per_s: float) -> float:
-        """How long to wait until those `num_ahead` in the queue and all who hold an appointment
+    def num_open(self, priority: int) -> int:
+        """Those of this or a better priority, whose turn comes before a newcomer's."""
+        return sum(num for other, num in self._num_open.items() if other <= priority)
+
+    def make(
+        self, priority: int, who: int, now_s: float, num_waiting: int, rate_per_s: float
+    ) -> float:
+        """How long to wait until those `num_waiting` in the line and all who hold an appointment
         have had their turn. Beyond `MAX_RETRY_S` there is no appointment, only advice."""
         self._forget(now_s)
-        wait_s = max(MIN_RETRY_S, (num_ahead + self.num_open + 1) / rate_per_s)
+        num_ahead = num_waiting + self.num_open(priority)
+        wait_s = max(MIN_RETRY_S, (num_ahead + 1) / (rate_per_s * PROMISED_SHARE))
         if wait_s >= MAX_RETRY_S:
             return MAX_RETRY_S
-        self._times.setdefault(who, deque()).append(now_s + wait_s)
-        self._order.append((now_s + wait_s, who))
-        self.num_open += 1
+        holder = (priority, who)
+        heapq.heappush(self._times.setdefault(holder, []), now_s + wait_s)
+        heapq.heappush(self._order, (now_s + wait_s, holder))
+        self._num_open[priority] = self._num_open.get(priority, 0) + 1
         return wait_s
 
-    def keep(self, who: int, now_s: float) -> bool:
+    def keep(self, priority: int, who: int, now_s: float) -> bool:
         """Whether `who` comes as told; the appointment is used up then."""
         if not self._order:
             return False
         self._forget(now_s)
-        times = self._times.get(who)
+        times = self._times.get((priority, who))
         if times is None or times[0] - EARLY_S > now_s:
             return False
-        self._drop(who, times)
+        self._drop((priority, who), times)
         return True
 
     def _forget(self, now_s: float) -> None:
         while self._order and self._order[0][0] + LATE_S < now_s:
-            time_s, who = self._order.popleft()
-            times = self._times.get(who)
+            time_s, holder = heapq.heappop(self._order)
+            times = self._times.get(holder)
             if times is not None and times[0] <= time_s:  # else it was kept
-                self._drop(who, times)
+                self._drop(holder, times)
 
-    def _drop(self, who: int, times: deque[float]) -> None:
-        times.popleft()
+    def _drop(self, holder: _Holder, times: list[float]) -> None:
+        heapq.heappop(times)
         if not times:
-            del self._times[who]
-        self.num_open -= 1
+            del self._times[holder]
+        priority = holder[0]
+        self._num_open[priority] -= 1
+        if not self._num_open[priority]:
+            del self._num_open[priority]

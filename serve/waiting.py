@@ -16,17 +16,17 @@ from serve.pacing import Appointments, DrainRate
 from serve.shared import QUEUED, RUNNING, Counters
 
 NEWCOMERS_SHARE = 0.5
-"""Of the time that the line may take; the rest is for those who come as told, in bunches. In
-simulations at 2 to 3 times capacity (64 slots of 10 s) 86 to 92 % of these got in at once, with all
-of it for newcomers 71 to 77 %."""
+"""Of the time that the line may take; the rest is for those who come as told, in bunches, and go
+before them."""
 
 
 @dataclass(slots=True, eq=False)
 class Waiter:
     """One who waits for a slot. `future`, where someone awaits it, learns the outcome."""
 
-    order: tuple[int, int]
-    """(priority, number): lower first, and first come first served among equals."""
+    order: tuple[int, bool, int]
+    """(priority, is a newcomer, number): lower first; among equals who comes as told goes before
+    newcomers, and else first come, first served."""
     who: int
     deadline_s: float
     admitted: bool = False
@@ -50,10 +50,10 @@ class Policy:
     """Slots up to `capacity()`, and a line of at most `max_queued` for them over all workers.
 
     No newcomer is put into the line who is not likely to get to its head within `queue_timeout_s`
-    at the drain rate; one with a lower priority than the last in a full line takes that one's
-    place. Who comes back as told is let into a full line: under a lasting overload newcomers would
-    otherwise take every place just before. Such come as fast as the line drains, so it stays within
-    twice its bound.
+    at the drain rate, behind all who wait or were told to come; one with a lower priority than the
+    last in a full line takes that one's place. Who comes back as told is let into a full line, and
+    before the newcomers in it: under a lasting overload these would otherwise take every place just
+    before. Such come as fast as the line drains, so it stays within twice its bound.
     """
 
     def __init__(
@@ -75,11 +75,12 @@ class Policy:
 
     def arrive(self, priority: int, who: int, now_s: float) -> Waiter | None:
         """None: it runs. Else it stands in the line. Raises `TooManyRequests`."""
-        is_back = self._appointments.keep(who, now_s)
+        is_back = self._appointments.keep(priority, who, now_s)
         if not self.line and self._take(now_s):
             return None
         self._num_arrived += 1
-        waiter = Waiter((priority, self._num_arrived), who, now_s + self._queue_timeout_s)
+        order = (priority, not is_back, self._num_arrived)
+        waiter = Waiter(order, who, now_s + self._queue_timeout_s)
         self._make_room(waiter, is_back, now_s)
         bisect.insort(self.line, waiter, key=_order)
         self._counters.add(QUEUED, 1)
@@ -105,7 +106,7 @@ class Policy:
             self.remove(waiter)
             waiter.refuse(
                 self._refusal(
-                    waiter.who,
+                    waiter,
                     now_s,
                     f"no room within {self._queue_timeout_s:g} s",
                     reason="queue_timeout",
@@ -135,33 +136,38 @@ class Policy:
         num_queued = self._counters.total(QUEUED)
         if is_back:
             if num_queued >= 2 * self._max_queued:
-                raise self._full(waiter.who, now_s)
+                raise self._full(waiter, now_s)
             return
-        num_ahead = bisect.bisect_left(self.line, waiter.order, key=_order)
+        priority = waiter.order[0]
+        num_ahead = self._num_waiting(priority) + self._appointments.num_open(priority)
         most_ahead = self._rate.per_s(now_s) * NEWCOMERS_SHARE * self._queue_timeout_s
         if self._rate.is_known and num_ahead > most_ahead:
-            raise self._full(waiter.who, now_s)
+            raise self._full(waiter, now_s)
         if num_queued >= self._max_queued:
-            if not self.line or self.line[-1].order[0] <= waiter.order[0]:
-                raise self._full(waiter.who, now_s)
+            if not self.line or self.line[-1].order[0] <= priority:
+                raise self._full(waiter, now_s)
             last = self.line[-1]
             self.remove(last)
-            last.refuse(
-                self._refusal(last.who, now_s, "more urgent requests came", reason="displaced")
-            )
+            last.refuse(self._refusal(last, now_s, "more urgent requests came", reason="displaced"))
 
-    def _full(self, who: int, now_s: float) -> TooManyRequests:
+    def _num_waiting(self, priority: int) -> int:
+        """Those in the line of this or a better priority."""
+        return bisect.bisect_right(self.line, priority, key=_priority)
+
+    def _full(self, waiter: Waiter, now_s: float) -> TooManyRequests:
         return self._refusal(
-            who,
+            waiter,
             now_s,
             f"{self._counters.total(RUNNING)} requests are running and "
             f"{self._counters.total(QUEUED)} wait, as many as this server can serve in time",
             reason="queue_full",
         )
 
-    def _refusal(self, who: int, now_s: float, why: str, *, reason: str) -> TooManyRequests:
-        rate_per_s = self._rate.per_s(now_s)
-        wait_s = self._appointments.make(who, now_s, len(self.line), rate_per_s)
+    def _refusal(self, waiter: Waiter, now_s: float, why: str, *, reason: str) -> TooManyRequests:
+        priority = waiter.order[0]
+        wait_s = self._appointments.make(
+            priority, waiter.who, now_s, self._num_waiting(priority), self._rate.per_s(now_s)
+        )
         return TooManyRequests(
             f"{why}; send the same request again in {math.ceil(wait_s)} s",
             reason=reason,
@@ -169,5 +175,9 @@ class Policy:
         )
 
 
-def _order(waiter: Waiter) -> tuple[int, int]:
+def _order(waiter: Waiter) -> tuple[int, bool, int]:
     return waiter.order
+
+
+def _priority(waiter: Waiter) -> int:
+    return waiter.order[0]

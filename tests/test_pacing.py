@@ -8,42 +8,64 @@ from serve.pacing import MAX_RETRY_S, MIN_RETRY_S, Appointments, DrainRate
 
 
 def test_the_refused_are_told_times_one_after_another() -> None:
-    """At 2 per second: behind the line and behind each other, from 1 s up to the cap of 60 s."""
+    """At 2 per second, of which 1.8 are promised: behind the line and behind each other, from 1 s
+    up to the cap of 60 s."""
     appointments = Appointments()
-    told = [appointments.make(who, 0.0, 10, 2.0) for who in range(120)]
-    assert told[:3] == [5.5, 6.0, 6.5]
+    told = [appointments.make(0, who, 0.0, 8, 2.0) for who in range(120)]
+    assert told[:3] == pytest.approx([9 / 1.8, 10 / 1.8, 11 / 1.8])
     assert told[-1] == MAX_RETRY_S
-    assert appointments.num_open == 109  # no appointments are made at the cap
-    assert Appointments().make(0, 0.0, 0, 100.0) == MIN_RETRY_S
+    assert appointments.num_open(0) == 99  # no appointments are made at the cap
+    assert Appointments().make(0, 0, 0.0, 0, 100.0) == MIN_RETRY_S
+
+
+def test_batch_work_is_told_times_behind_interactive_work_never_the_other_way() -> None:
+    appointments = Appointments()
+    for who in range(50):
+        appointments.make(10, who, 0.0, 0, 1.0)
+    assert appointments.make(0, 50, 0.0, 0, 1.0) == pytest.approx(1 / 0.9)
+    assert (appointments.num_open(0), appointments.num_open(10)) == (1, 51)
+    assert appointments.make(10, 51, 0.0, 0, 1.0) == pytest.approx(52 / 0.9)
 
 
 def test_an_appointment_is_kept_once_in_its_time_by_who_holds_it() -> None:
     appointments = Appointments()
-    at_s = appointments.make(7, 0.0, 9, 1.0)
-    assert not appointments.keep(7, at_s - 1), "too early"
-    assert not appointments.keep(8, at_s), "someone else"
-    assert appointments.keep(7, at_s + 0.5)
-    assert not appointments.keep(7, at_s + 0.5), "used up"
-    at_s = appointments.make(7, 0.0, 9, 1.0)
-    assert not appointments.keep(7, at_s + 10), "too late"
-    assert appointments.num_open == 0
+    at_s = appointments.make(0, 7, 0.0, 9, 1.0)
+    assert not appointments.keep(0, 7, at_s - 1), "too early"
+    assert not appointments.keep(0, 8, at_s), "someone else"
+    assert not appointments.keep(10, 7, at_s), "the same request, of another class"
+    assert appointments.keep(0, 7, at_s + 0.5)
+    assert not appointments.keep(0, 7, at_s + 0.5), "used up"
+    at_s = appointments.make(0, 7, 0.0, 9, 1.0)
+    assert not appointments.keep(0, 7, at_s + 20), "too late"
+    assert appointments.num_open(0) == 0
 
 
 @given(
-    st.lists(st.tuples(st.integers(0, 3), st.booleans(), st.floats(0, 5), st.floats(0.5, 50))),
+    st.lists(
+        st.tuples(
+            st.integers(0, 3),
+            st.sampled_from([0, 10]),
+            st.booleans(),
+            st.floats(0, 5),
+            st.floats(0.5, 50),
+        )
+    ),
 )
-def test_open_appointments_are_counted_right(steps: list[tuple[int, bool, float, float]]) -> None:
-    """Never negative, and none is left when all are past."""
+def test_open_appointments_are_counted_right(
+    steps: list[tuple[int, int, bool, float, float]],
+) -> None:
+    """As many as were made and neither kept nor past, and none is left when all are past."""
     appointments, now_s = Appointments(), 0.0
-    for who, makes, elapsed_s, rate_per_s in steps:
+    for who, priority, makes, elapsed_s, rate_per_s in steps:
         now_s += elapsed_s
         if makes:
-            appointments.make(who, now_s, 3, rate_per_s)
+            appointments.make(priority, who, now_s, 3, rate_per_s)
         else:
-            appointments.keep(who, now_s)
-        assert 0 <= appointments.num_open <= 60 * 50
-    appointments.keep(99, now_s + 200)
-    assert appointments.num_open == 0
+            appointments.keep(priority, who, now_s)
+        held = sum(map(len, appointments._times.values()))
+        assert 0 <= appointments.num_open(0) <= appointments.num_open(10) == held
+    appointments.keep(0, 99, now_s + 200)
+    assert appointments.num_open(10) == 0
     assert not appointments._times
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import random
 from dataclasses import dataclass, field
@@ -41,11 +42,15 @@ class Outcome:
 
 
 def simulate(
-    load: float, capacity: int = 100, mean_s: float = 1.0, end_s: float = 120.0
+    load: float,
+    capacity: int = 100,
+    mean_s: float = 1.0,
+    end_s: float = 120.0,
+    queue_timeout_s: float = 10.0,
 ) -> Outcome:
     """Poisson arrivals at `load` times what the server can do; the refused come back when told."""
     chance = random.Random(7)
-    policy, _ = make(capacity, max_queued=256, queue_timeout_s=10)
+    policy, _ = make(capacity, max_queued=256, queue_timeout_s=queue_timeout_s)
     outcome = Outcome()
     numbers = iter(range(10**9))
     events: list[tuple[float, int, str, int]] = []
@@ -104,29 +109,37 @@ def simulate(
             policy.expire(now_s)
         if what != "arrives" or waiting:
             settle(now_s)
+    outcome.came_back -= sum(told.get(who, MAX_RETRY_S) < MAX_RETRY_S for who in waiting)
     return outcome
 
 
 @pytest.mark.parametrize("load", [2.0, 3.0])
 def test_under_overload_goodput_holds_and_who_comes_as_told_is_let_in(load: float) -> None:
-    """100 slots of 1 s: 98 to 100 % of capacity, and 96 to 98 % of who come back as told get in, at
-    the first return and after 3 s in the line."""
+    """100 slots of 1 s: all of capacity, and all who come back as told get in, at the first return
+    and after 0.2 s in the line."""
     outcome = simulate(load)
     goodput_per_s = sum(30 <= at_s < 120 for at_s in outcome.served_at) / 90
     assert goodput_per_s >= 0.95 * 100
     assert outcome.came_back > 5000
-    assert outcome.let_in >= 0.93 * outcome.came_back
+    assert outcome.let_in >= 0.97 * outcome.came_back
     waits_s = sorted(outcome.waits_s)
-    assert waits_s[len(waits_s) // 2] < 5
+    assert waits_s[len(waits_s) // 2] < 1
     returned = [num_tries for num_tries in outcome.tries.values() if num_tries > 1]
     assert sum(num_tries == 2 for num_tries in returned) >= 0.95 * len(returned)
 
 
-def test_a_slow_server_of_few_slots_keeps_most_of_its_appointments() -> None:
-    """64 slots of 10 s, where few ends make the rate uncertain and the line must stay short."""
-    outcome = simulate(2.5, capacity=64, mean_s=10.0)
-    assert len([at_s for at_s in outcome.served_at if at_s >= 30]) >= 0.95 * 6.4 * 90
-    assert outcome.let_in >= 0.85 * outcome.came_back
+@pytest.mark.parametrize(
+    ("capacity", "mean_s", "queue_timeout_s", "kept"),
+    [(64, 10.0, 10.0, 0.97), (8, 5.0, 10.0, 0.85), (24, 3.5, 1.0, 0.75)],
+)
+def test_a_slow_server_of_few_slots_keeps_most_of_its_appointments(
+    capacity: int, mean_s: float, queue_timeout_s: float, kept: float
+) -> None:
+    """Where few ends make the rate uncertain; hardest with a line that must stay short."""
+    outcome = simulate(2.5, capacity, mean_s, queue_timeout_s=queue_timeout_s)
+    served_in_time = [at_s for at_s in outcome.served_at if at_s >= 30]
+    assert len(served_in_time) >= 0.95 * capacity / mean_s * 90
+    assert outcome.let_in >= kept * outcome.came_back
 
 
 def test_without_overload_nobody_is_refused() -> None:
@@ -182,6 +195,38 @@ def test_lower_priorities_run_first_and_equal_ones_as_they_came() -> None:
         policy.leave(1.0)
         order.append(next(i for i, w in enumerate(waiters) if w and w.admitted and i not in order))
     assert order == [3, 1, 4, 0, 2]
+
+
+def test_who_comes_as_told_goes_before_newcomers_and_behind_more_urgent_work() -> None:
+    policy, _ = make(max_queued=1)
+    policy.arrive(0, 0, 0.0)
+    newcomer = policy.arrive(0, 1, 0.0)
+    with pytest.raises(TooManyRequests) as refused:
+        policy.arrive(0, 2, 0.0)
+    at_s = refused.value.retry_after_s
+    assert at_s is not None
+    back = policy.arrive(0, 2, at_s)
+    assert policy.line == [back, newcomer]
+    urgent = policy.arrive(-1, 3, at_s)
+    assert policy.line == [urgent, back]
+    assert newcomer is not None
+    assert newcomer.refusal is not None
+
+
+def test_batch_work_that_was_told_times_leaves_the_line_to_interactive_work() -> None:
+    policy, _ = make(capacity=2, queue_timeout_s=10)
+    now_s = 0.0
+    for _ in range(2):
+        policy.arrive(0, 0, now_s)
+    for who in range(100):  # ends 2 times per second, and is always full
+        now_s += 0.5
+        with contextlib.suppress(TooManyRequests):
+            policy.arrive(10, who, now_s)
+        policy.leave(now_s)
+        policy.arrive(0, 1000 + who, now_s)
+    with pytest.raises(TooManyRequests):
+        policy.arrive(10, 2000, now_s)
+    assert policy.arrive(0, 2001, now_s) is not None
 
 
 def test_interactive_work_takes_the_place_of_batch_in_a_full_line() -> None:
