@@ -1,9 +1,11 @@
 """What overload does: real vLLM behind the router, and bare beside it, at up to 3 x capacity.
 
-One engine (the demo model on a CPU), started by `r1-serve engine`; the router over it, with the
-limits of `--max-in-flight` and `--max-queued`; an open-loop load (benchmarks/open_loop.py) in this
-process. Capacity is what the bare engine completes per second with `--max-in-flight` clients that
-never pause. Then, for each multiple of it, the router and the bare engine take their turns.
+One engine (the demo model on a CPU), started by `r1-serve engine`; the router over it, with
+`--max-in-flight` slots and a line as long; an open-loop load (benchmarks/open_loop.py) in this
+process. Without `--max-in-flight` it takes the most slots with which the engine keeps to the limits
+below with a fifth to spare, as an operator would. Capacity is what the bare engine completes per
+second with as many clients that never pause. Then, for each multiple of it, the router and the bare
+engine take their turns.
 
 Definitions
 - goodput: requests per second of the arrival time that were answered in full, with TTFT and time
@@ -28,7 +30,7 @@ import time
 import urllib.request
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from benchmarks.open_loop import Arrivals, Attempt, Clock, Visitor, ask, run
@@ -37,6 +39,10 @@ from benchmarks.stats import percentile, table
 from demo_model.problems import held_out_problems
 from serve.settings import config_dir
 
+_SLOTS = (64, 48, 32, 24, 16, 12, 8)
+"""Tried in turn; the demo's engine runs no more than the first."""
+_TO_SPARE = 0.8
+"""Of the limits, for slots that are found: the machine's speed wavers by so much."""
 _BUSY = re.compile(rb"^vllm:num_requests_(?:running|waiting)\{.*\} ([0-9.e+]+)$", re.M)
 
 
@@ -44,9 +50,8 @@ _BUSY = re.compile(rb"^vllm:num_requests_(?:running|waiting)\{.*\} ([0-9.e+]+)$"
 class Settings:
     multiples: str = "0.5,0.8,1,1.5,2,3"
     seconds: float = 15.0
-    max_in_flight: int = 64
-    max_queued: int = 64
-    queue_timeout_s: float = 1.0
+    max_in_flight: int = 0
+    queue_timeout_s: float = 1.5
     returns: int = 3
     slo_ttft_s: float = 2.0
     slo_tpot_s: float = 0.08
@@ -109,28 +114,32 @@ def _share(attempts: Sequence[Attempt]) -> float:
 
 
 class Stack:
-    """The engine, and the router over it."""
+    """The engine, and the router over it once it is known how many slots it gets."""
 
-    def __init__(self, settings: Settings, stack: ExitStack) -> None:
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="overload")))
-        port, router_port = free_port(), free_port()
-        self.engine, self.router = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{router_port}"
-        serve = [sys.executable, "-m", "serve"]
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack = stack
+        self._scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="overload")))
         cpu = str(config_dir() / "cpu.toml")
-        config = scratch / "router.toml"
+        self.engine = self._start("engine", ["--config", cpu], "/health", timeout_s=300)
+
+    def start_router(self, settings: Settings, num_slots: int) -> str:
+        config = self._scratch / "router.toml"
         config.write_text(
-            f"[server]\nlog_level = 'warning'\n[router]\nmax_in_flight = {settings.max_in_flight}\n"
-            f"max_queued = {settings.max_queued}\nqueue_timeout_s = {settings.queue_timeout_s}\n"
+            f"[server]\nlog_level = 'warning'\n[router]\nmax_in_flight = {num_slots}\n"
+            f"max_queued = {num_slots}\nqueue_timeout_s = {settings.queue_timeout_s}\n"
         )
-        engine = Child(
-            [*serve, "engine", "--config", cpu, "--port", str(port)], scratch / "engine.log"
+        argv = ["--config", str(config), "--engine-url", self.engine]
+        return self._start("router", argv, "/ready", timeout_s=60)
+
+    def _start(self, what: str, argv: Sequence[str], ready: str, timeout_s: float) -> str:
+        port = free_port()
+        child = Child(
+            [sys.executable, "-m", "serve", what, *argv, "--port", str(port)],
+            self._scratch / f"{what}.log",
         )
-        stack.callback(engine.stop)
-        engine.wait_ready(self.engine + "/health", timeout_s=300)
-        argv = ["router", "--config", str(config), "--engine-url", self.engine]
-        router = Child([*serve, *argv, "--port", str(router_port)], scratch / "router.log")
-        stack.callback(router.stop)
-        router.wait_ready(self.router + "/ready", timeout_s=60)
+        self._stack.callback(child.stop)
+        child.wait_ready(f"http://127.0.0.1:{port}{ready}", timeout_s=timeout_s)
+        return f"http://127.0.0.1:{port}"
 
     def wait_idle(self, timeout_s: float = 60.0) -> None:
         deadline = time.monotonic() + timeout_s
@@ -142,34 +151,50 @@ class Stack:
         raise RuntimeError("the engine did not become idle")
 
 
-async def capacity_of(arrivals: Arrivals, clients: int, seconds: float) -> float:
-    """Answers per second with `clients` that never pause."""
+async def keep_busy(arrivals: Arrivals, clients: int, seconds: float) -> list[Attempt]:
+    """`clients` that never pause for `seconds`, and then end what they have."""
 
-    clock, count = Clock(), 0
+    clock, attempts = Clock(), []
 
     async def client(number: int) -> None:
-        nonlocal count
         while clock.now_s() < seconds:
-            attempt = Attempt(clock.now_s())
+            attempts.append(attempt := Attempt(clock.now_s()))
             await ask(arrivals.url, arrivals.request(number), attempt, clock)
-            count += attempt.ok
             number += clients
 
     await asyncio.gather(*map(client, range(clients)))
-    return count / clock.now_s()
+    return attempts
+
+
+def find_slots(engine: Arrivals, settings: Settings) -> int:
+    """The most clients of which the engine serves 95 % well within the limits."""
+    strict = replace(
+        settings,
+        slo_ttft_s=_TO_SPARE * settings.slo_ttft_s,
+        slo_tpot_s=_TO_SPARE * settings.slo_tpot_s,
+    )
+    for num_slots in _SLOTS:
+        attempts = asyncio.run(keep_busy(engine, num_slots, 6))
+        if sum(good(attempt, strict) for attempt in attempts) >= 0.95 * len(attempts):
+            break
+    return num_slots
 
 
 def measure(settings: Settings) -> list[Row]:
     prompts = [p.question for p in held_out_problems("addition", 400, seed=7)]
     rows: list[Row] = []
     with ExitStack() as stack:
-        up = Stack(settings, stack)
+        up = Stack(stack)
         engine = Arrivals(up.engine, "r1-demo", prompts, rate=1, seconds=1)
-        asyncio.run(capacity_of(engine, 8, 3))  # warms it up
-        capacity = asyncio.run(capacity_of(engine, settings.max_in_flight, 12))
-        print(f"capacity: {capacity:.1f} answers per second", flush=True)
+        asyncio.run(keep_busy(engine, 8, 3))  # warms it up
+        num_slots = settings.max_in_flight or find_slots(engine, settings)
+        attempts = asyncio.run(keep_busy(engine, num_slots, 12))
+        ends_s = [attempt.ended_at_s for attempt in attempts if attempt.ended_at_s is not None]
+        capacity = len(ends_s) / max(ends_s)
+        print(f"{num_slots} slots, capacity: {capacity:.1f} answers per second", flush=True)
+        router = up.start_router(settings, num_slots)
         for multiple in map(float, settings.multiples.split(",")):
-            for target, url in (("router", up.router), ("bare vLLM", up.engine)):
+            for target, url in (("router", router), ("bare vLLM", up.engine)):
                 up.wait_idle()
                 load = Arrivals(
                     url,
