@@ -11,8 +11,9 @@ Definitions
 - goodput: requests per second of the arrival time that were answered in full, with TTFT and time
   per output token within the limits (MLPerf's for servers, 2 s and 80 ms).
 - refused: visitors' first attempts that got 429 or 503.
-- let in: of the refused who came back when Retry-After said, how many got an answer then; `late`:
-  the same for those told a time after the arrivals had ended.
+- let in: of the refused who came back when Retry-After said, how many were then answered and not
+  refused again (the end of the load cuts off some who still wait: they are neither); `late`: the
+  same for those told a time after the arrivals had ended.
 
     python -m benchmarks.overload            # table, one JSON line, bench-results/overload.json
 """
@@ -110,7 +111,8 @@ def summarise(
 
 
 def _share(attempts: Sequence[Attempt]) -> float:
-    return sum(a.ok for a in attempts) / len(attempts) if attempts else math.nan
+    decided = [a.status == 200 for a in attempts if a.status]
+    return sum(decided) / len(decided) if decided else math.nan
 
 
 class Stack:

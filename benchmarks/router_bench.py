@@ -19,7 +19,7 @@ Definitions
 - left: generations still running on the engine a second after every client hung up.
 
     python -m benchmarks.router_bench                      # table, one JSON line, bench-results/
-    python -m benchmarks.router_bench --check              # exit 1 when a limit is exceeded
+    python -m benchmarks.router_bench --check              # exit 1 where it got worse
     python -m benchmarks.router_bench --contenders direct,r1-serve,vllm-router --streams 64
 
 Memory under many streams, and over many requests: `python -m benchmarks.soak`.
@@ -67,10 +67,12 @@ class Settings:
     answer_tokens: int = 32
     measure_s: float = 5.0
     check: bool = False
-    max_token_ratio: float = 1.3
-    max_request_ratio: float = 1.5
-    max_ttft_ratio: float = 1.5  # of added TTFT p50
-    max_p99_ms: float = 10.0  # of TTFT and ITL p99, above the peer's
+    # For --check: a little above the worst of the runs in docs/decisions/0009, so that what exceeds
+    # them got worse. Times are above the peer's.
+    max_token_ratio: float = 1.8
+    max_request_ratio: float = 3.2
+    max_ttft_p50_ms: float = 7.0
+    max_p99_ms: float = 15.0  # of TTFT and ITL
     out: str = "bench-results/router.json"
 
     @property
@@ -304,7 +306,7 @@ def render(summary: dict[str, dict[str, float]], splits: dict[str, bool]) -> str
 
 
 def judge(summary: dict[str, dict[str, float]], settings: Settings) -> list[str]:
-    """What exceeds its limit, in words. Half a millisecond of TTFT is the clock's noise."""
+    """What exceeds its limit, in words."""
     ours, peer = summary.get(OURS), summary.get(PEER)
     if ours is None or peer is None or DIRECT not in summary:
         return [f"nothing to compare: {DIRECT}, {OURS} and {PEER} must all have run"]
@@ -315,9 +317,7 @@ def judge(summary: dict[str, dict[str, float]], settings: Settings) -> list[str]
         (
             "ms of added TTFT p50",
             ours["added_ttft_p50_ms"],
-            max(
-                peer["added_ttft_p50_ms"] * settings.max_ttft_ratio, peer["added_ttft_p50_ms"] + 0.5
-            ),
+            peer["added_ttft_p50_ms"] + settings.max_ttft_p50_ms,
         ),
         ("ms of TTFT p99", ours["ttft_p99_ms"], peer["ttft_p99_ms"] + settings.max_p99_ms),
         ("ms of ITL p99", ours["itl_p99_ms"], peer["itl_p99_ms"] + settings.max_p99_ms),

@@ -84,17 +84,17 @@ def test_report_is_json_where_nothing_was_measured() -> None:
 def test_verdict_names_what_is_wrong() -> None:
     """Every limit on its own, and that there was something to compare."""
     settings = Settings()
-    assert judge(summarise(samples(1.2)), settings) == []
-    (verdict,) = judge(summarise(samples(1.4)), settings)
-    assert verdict == "1.40 times the CPU per token; the limit is 1.30"
+    assert judge(summarise(samples(1.7)), settings) == []
+    (verdict,) = judge(summarise(samples(1.9)), settings)
+    assert verdict == "1.90 times the CPU per token; the limit is 1.80"
     (verdict,) = judge(summarise({"r1-serve": samples(1.0)["r1-serve"]}), settings)
     assert "must all have run" in verdict
     for field, value in {
         "num_errors": 2,
-        "cpu_us_per_request": 310.0,
-        "ttft_p50_ms": 23.0,
-        "ttft_p99_ms": 41.0,
-        "itl_p99_ms": 36.0,
+        "cpu_us_per_request": 650.0,
+        "ttft_p50_ms": 28.0,
+        "ttft_p99_ms": 46.0,
+        "itl_p99_ms": 41.0,
     }.items():
         failing = samples(1.0)
         failing["r1-serve"] = [
