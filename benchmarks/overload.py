@@ -3,9 +3,9 @@
 One engine (the demo model on a CPU), started by `r1-serve engine`; the router over it, with
 `--max-in-flight` slots and a line as long; an open-loop load (benchmarks/open_loop.py) in this
 process. Without `--max-in-flight` it takes the most slots with which the engine keeps to the limits
-below with three tenths to spare, as an operator would. Capacity is what the bare engine completes per
-second with as many clients that never pause, the first third of the time left out. Then, for each
-multiple of it, the router and the bare engine take their turns.
+below with three tenths to spare, as an operator would. Capacity is what the bare engine completes
+per second with as many clients that never pause, the first third of the time left out. Then, for
+each multiple of it, the router and the bare engine take their turns.
 
 Definitions
 - goodput: requests per second of the arrival time that were answered in full, with TTFT and time
