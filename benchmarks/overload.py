@@ -11,7 +11,7 @@ Definitions
 - goodput: requests per second of the arrival time that were answered in full, with TTFT and time
   per output token within the limits (MLPerf's for servers, 2 s and 80 ms).
 - refused: visitors' first attempts that got 429 or 503.
-- let in: of the refused who came back when Retry-After said, how many were then answered and not
+- let in: of the refused who came back when Retry-After said, how many then got 200 and were not
   refused again (the end of the load cuts off some who still wait: they are neither); `late`: the
   same for those told a time after the arrivals had ended.
 
@@ -170,12 +170,13 @@ async def keep_busy(arrivals: Arrivals, clients: int, seconds: float) -> list[At
 
 def capacity_of(attempts: Sequence[Attempt], from_s: float, to_s: float) -> float:
     """Answers per second between the two times."""
-    ends_s = [a.ended_at_s for a in attempts if a.ended_at_s is not None]
+    ends_s = [a.ended_at_s for a in attempts if a.ok and a.ended_at_s is not None]
     return sum(from_s <= end_s < to_s for end_s in ends_s) / (to_s - from_s)
 
 
 def find_slots(engine: Arrivals, settings: Settings) -> int:
-    """The most clients of which the engine serves 95 % well within the limits."""
+    """The most clients of which the engine serves 95 % well within the limits; the fewest tried,
+    where even those are too many."""
     strict = replace(
         settings,
         slo_ttft_s=_TO_SPARE * settings.slo_ttft_s,

@@ -33,6 +33,10 @@ class Waiter:
     refusal: TooManyRequests | None = None
     future: asyncio.Future[None] | None = field(default=None, repr=False)
 
+    @property
+    def priority(self) -> int:
+        return self.order[0]
+
     def admit(self) -> None:
         """One whose future is cancelled has a slot all the same, and gives it back on its way out:
         no slot is lost between the two."""
@@ -138,13 +142,13 @@ class Policy:
             if num_queued >= 2 * self._max_queued:
                 raise self._full(waiter, now_s)
             return
-        priority = waiter.order[0]
-        num_ahead = self._num_waiting(priority) + self._appointments.num_open(priority)
+        num_ahead = self._num_waiting(waiter.priority)
+        num_ahead += self._appointments.num_open(waiter.priority)
         most_ahead = self._rate.per_s(now_s) * NEWCOMERS_SHARE * self._queue_timeout_s
         if self._rate.is_known and num_ahead > most_ahead:
             raise self._full(waiter, now_s)
         if num_queued >= self._max_queued:
-            if not self.line or self.line[-1].order[0] <= priority:
+            if not self.line or self.line[-1].priority <= waiter.priority:
                 raise self._full(waiter, now_s)
             last = self.line[-1]
             self.remove(last)
@@ -152,7 +156,7 @@ class Policy:
 
     def _num_waiting(self, priority: int) -> int:
         """Those in the line of this or a better priority."""
-        return bisect.bisect_right(self.line, priority, key=_priority)
+        return bisect.bisect_right(self.line, priority, key=lambda waiter: waiter.priority)
 
     def _full(self, waiter: Waiter, now_s: float) -> TooManyRequests:
         return self._refusal(
@@ -164,9 +168,9 @@ class Policy:
         )
 
     def _refusal(self, waiter: Waiter, now_s: float, why: str, *, reason: str) -> TooManyRequests:
-        priority = waiter.order[0]
+        num_waiting = self._num_waiting(waiter.priority)
         wait_s = self._appointments.make(
-            priority, waiter.who, now_s, self._num_waiting(priority), self._rate.per_s(now_s)
+            waiter.priority, waiter.who, now_s, num_waiting, self._rate.per_s(now_s)
         )
         return TooManyRequests(
             f"{why}; send the same request again in {math.ceil(wait_s)} s",
@@ -177,7 +181,3 @@ class Policy:
 
 def _order(waiter: Waiter) -> tuple[int, bool, int]:
     return waiter.order
-
-
-def _priority(waiter: Waiter) -> int:
-    return waiter.order[0]

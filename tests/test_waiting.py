@@ -116,7 +116,7 @@ def simulate(
 @pytest.mark.parametrize("load", [2.0, 3.0])
 def test_under_overload_goodput_holds_and_who_comes_as_told_is_let_in(load: float) -> None:
     """100 slots of 1 s: all of capacity, and all who come back as told get in, at the first return
-    and after 0.2 s in the line."""
+    and after 0.1 s in the line."""
     outcome = simulate(load)
     goodput_per_s = sum(30 <= at_s < 120 for at_s in outcome.served_at) / 90
     assert goodput_per_s >= 0.95 * 100

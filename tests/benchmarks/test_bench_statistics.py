@@ -92,9 +92,9 @@ def test_verdict_names_what_is_wrong() -> None:
     for field, value in {
         "num_errors": 2,
         "cpu_us_per_request": 650.0,
-        "ttft_p50_ms": 28.0,
-        "ttft_p99_ms": 46.0,
-        "itl_p99_ms": 41.0,
+        "ttft_p50_ms": 27.0,
+        "ttft_p99_ms": 43.0,
+        "itl_p99_ms": 36.0,
     }.items():
         failing = samples(1.0)
         failing["r1-serve"] = [

@@ -87,7 +87,7 @@ async def test_two_thousand_streams_cut_at_random_moments(stand_in: str) -> None
             await calm(readings)
             num_fds = process.num_fds()
             num_begun = await storm(url, NUM_STREAMS, 1.2)
-            assert num_begun, "the storm was to hit flowing streams too"
+            assert num_begun > NUM_STREAMS / 10, "the storm was to hit flowing streams too"
             await calm(readings)
             assert (await http.get(f"{url}/ready")).status_code == 200
             state = (await http.get(f"{stand_in}/stand_in/state")).json()
@@ -107,8 +107,12 @@ async def test_real_vllm_is_free_of_every_cut_stream(engine: RunningEngine) -> N
                     "router": await gauge(http, url, "r1_in_flight"),
                 }
 
-            num_begun = await storm(url, NUM_STREAMS, 3.0, max_tokens=2000, ignore_eos=True)
-            assert num_begun, "the storm was to hit flowing streams too"
+            num_begun = 0
+            for _ in range(5):  # a slow machine begins fewer of them
+                num_begun += await storm(url, NUM_STREAMS, 3.0, max_tokens=2000, ignore_eos=True)
+                if num_begun > NUM_STREAMS / 10:
+                    break
+            assert num_begun > NUM_STREAMS / 10
             print(f"{num_begun} had begun; calm after {await calm(readings):.2f} s")
             reply = await http.post(
                 f"{url}/v1/chat/completions", json=chat_body("hi", max_tokens=4)
