@@ -94,6 +94,7 @@ class Script:
     out and with it `</think>`. `chunks` replaces both: one entry per token event, raw text (which
     may hold the tags) or a literal delta object. `finish_reason` ends it without an end token.
     `choices` gives one script per choice, picked by `seed` + index. `opens` puts `<think>` first.
+    `gives_up_after` ends a trace that isn't closed by then with an end token, after so many tokens.
     """
 
     think: str | int | None = None
@@ -102,6 +103,7 @@ class Script:
     finish_reason: str = "stop"
     choices: tuple[Json, ...] = ()
     opens: bool = False
+    gives_up_after: int | None = None
     fault: Fault | None = None
 
     @classmethod
@@ -359,7 +361,9 @@ class Call:
             variants = values.get("choices")
             at = (int(body.get("seed") or 0) + index) % len(variants) if variants else 0
             script = Script.parse(values | variants[at] if variants else values, options)
-            pieces = self._budgeted(_continued(_whole(script), already))
+            pieces = self._budgeted(_continued(_whole(script), already), len(already))
+            if script.gives_up_after is not None and END_THINK not in already:
+                pieces = pieces[: max(0, script.gives_up_after - len(already))]
             self.choices.append(Choice(index, pieces, script.finish_reason, max_tokens))
         self.fault = engine.take_fault() or Script.parse(values, options).fault
         self.stream = bool(body.get("stream"))
@@ -424,7 +428,8 @@ class Call:
         default = 16 if not self.chat else length
         return min(asked if asked is not None else default, max(1, length - num_prompt))
 
-    def _budgeted(self, pieces: list[Piece]) -> list[Piece]:
+    def _budgeted(self, pieces: list[Piece], num_thought: int) -> list[Piece]:
+        """With the trace closed once the thinking, that in the prompt included, is at its budget."""
         budget = self.body.get("thinking_token_budget")
         if budget is None:
             return pieces
@@ -435,6 +440,7 @@ class Call:
                 "--reasoning-parser and/or --reasoning-config to use thinking_token_budget.",
                 "BadRequestError",
             )
+        budget = max(0, budget - num_thought)
         ends = [at for at, piece in enumerate(pieces) if END_THINK in piece.ids]
         return pieces[:budget] + pieces[ends[0] :] if ends and ends[0] > budget else pieces
 

@@ -92,6 +92,11 @@ class Gate:
     def leave(self) -> None:
         self._policy.leave(self.clock())
 
+    def enter_at_once(self) -> bool:
+        """A slot for one who runs already and could use another, if one is free and nobody waits;
+        for `leave` to give back."""
+        return self._policy.take_free(self.clock())
+
     async def _wait(self, waiter: Waiter) -> None:
         loop = asyncio.get_running_loop()
         waiter.future = loop.create_future()
@@ -116,13 +121,14 @@ class Gate:
 
 
 class Admission:
-    """One request's way through the gate: `async with` holds its slot."""
+    """One request's way through the gate: `async with` holds its slot, or slots."""
 
-    __slots__ = ("_gate", "claim", "waited_s")
+    __slots__ = ("_gate", "_num_more", "claim", "waited_s")
 
     def __init__(self, gate: Gate, claim: Claim) -> None:
         self._gate = gate
         self.claim = claim
+        self._num_more = 0
         self.waited_s: float | None = None
         """From the gate to a slot; None for one that got none."""
 
@@ -144,9 +150,22 @@ class Admission:
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
-        self._gate.leave()
+        for _ in range(1 + self._num_more):
+            self._gate.leave()
         if self.claim.account is not None:
             self.claim.account.leave()
+
+    def widen(self) -> bool:
+        """One more slot, where one is free and nobody waits."""
+        if not self._gate.enter_at_once():
+            return False
+        self._num_more += 1
+        return True
+
+    def narrow(self) -> None:
+        """One slot less, of those that it took in addition."""
+        self._num_more -= 1
+        self._gate.leave()
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         """What a keyed reply says of the key's limits."""

@@ -10,9 +10,10 @@ from starlette.types import Send
 
 from serve.admission import Admission
 from serve.generation import Generation, Usage
-from serve.presets import Plan
+from serve.plan import Plan
 from serve.reply import Head, StreamReply, WholeReply
 from serve.response import DisconnectGuard, EngineResponse, body_part
+from serve.several import Several
 from serve.sse import DONE_EVENT
 from serve.telemetry import Stopwatch, Telemetry
 from serve.wire import EngineChoice
@@ -29,7 +30,7 @@ class ChatReply(EngineResponse):
     def __init__(
         self,
         plan: Plan,
-        generation: Generation,
+        generation: Generation | Several,
         head: Head,
         *,
         admission: Admission,
@@ -46,9 +47,9 @@ class ChatReply(EngineResponse):
             (b"cache-control", b"no-store"),
             (b"x-request-id", head.id.encode()),
             (b"x-r1-preset", plan.preset.encode("latin-1")),
-            (b"x-r1-budget-source", plan.budget_source.encode()),
+            (b"x-r1-budget-source", plan.budget.source.encode()),
         ]
-        if (budget := plan.thinking_token_budget) is not None:
+        if (budget := plan.budget.tokens) is not None:
             self.raw_headers.append((b"x-r1-thinking-token-budget", b"%d" % budget))
 
     async def run(self, send: Send, guard: DisconnectGuard) -> None:
@@ -81,7 +82,7 @@ class ChatReply(EngineResponse):
 
     async def _stream(self, send: Send, guard: DisconnectGuard) -> None:
         generation = self._generation
-        reply = StreamReply(self._plan, self._head, lambda: generation.num_failovers)
+        reply = StreamReply(self._plan, self._head, generation.note)
         writer = ClientWriter(send, generation.pause, generation.resume, self.line)
         encode, write_body, watch = reply.encode, writer.write_body, self.watch
 
@@ -115,7 +116,7 @@ class ChatReply(EngineResponse):
             reply.add(choices)
 
         await generation.run(emit, forget=reply.clear)
-        body = reply.body(generation.usage, generation.prompt_token_ids, generation.num_failovers)
+        body = reply.body(generation.usage, generation.prompt_token_ids, generation.note())
         guard.release()
         self.started = True
         if self.line is None or not self.line.reply(self.raw_headers, body):

@@ -1,4 +1,5 @@
-"""Continuing a chat's text exactly, on another engine: whether it can be, and what to send. Pure.
+"""Continuing a chat's text exactly, in another engine call: whether it can be, and what to send.
+Pure.
 
 Chat templates strip the trace from earlier turns, so a cut-off chat can't go on as a chat. It goes
 on as a plain completion whose prompt is token ids: the chat's own, then those generated so far
@@ -12,29 +13,31 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from serve.presets import BUDGET, Plan
+from serve.plan import Plan
+from serve.presets import BUDGET
 from serve.protocol import GenerationRequest
 
 COMPLETIONS_PATH = "/v1/completions"
 _CARRIED = frozenset(
     {*GenerationRequest.__struct_fields__, BUDGET, "stream_interval"}
-    - {"n", "max_tokens", "min_tokens", "response_format", "structured_outputs"}
+    - {"n", "max_tokens", "min_tokens"}
 )
 
 
-def obstacle(plan: Plan) -> str | None:
+def obstacle(plan: Plan, *, grammar_begun: bool) -> str | None:
     """The field for which this chat can't be continued exactly, or None.
 
-    Tool calls and grammars are parsed by the engine from the beginning of the text; a completion's
-    log probabilities have another form.
+    Tool calls are parsed by the engine from the beginning of the text; a completion's log
+    probabilities have another form; a grammar must hold from its beginning on, which for an engine
+    that knows of thinking is the answer's.
     """
-    if plan.num_choices > 1:
-        return "n"
     body = plan.body
     if body.get("tools") and body.get("tool_choice") != "none":
         return "tools"
     if body.get("logprobs"):
         return "logprobs"
+    if not grammar_begun:
+        return None
     response_format = body.get("response_format")
     if isinstance(response_format, dict) and response_format.get("type") != "text":
         return "response_format"
@@ -42,15 +45,12 @@ def obstacle(plan: Plan) -> str | None:
 
 
 def completion_body(
-    plan: Plan, prompt_ids: Sequence[int], ids: Sequence[int], max_model_len: int
+    plan: Plan, prompt_ids: Sequence[int], ids: Sequence[int], max_tokens: int
 ) -> dict[str, object]:
-    """The request for what follows `ids`, with the chat's own sampling and what is left of its
-    limits. The engine refuses it where nothing is left."""
+    """The request for what follows `ids`, at most `max_tokens`, with the chat's own sampling."""
     body = {key: value for key, value in plan.body.items() if key in _CARRIED}
-    room = max_model_len - len(prompt_ids)
-    limit = min(int(str(plan.body.get("max_tokens", room))), room)
     body["prompt"] = [*prompt_ids, *ids]
-    body["max_tokens"] = limit - len(ids)
+    body["max_tokens"] = max_tokens
     if "min_tokens" in plan.body:
         body["min_tokens"] = max(0, int(str(plan.body["min_tokens"])) - len(ids))
     return body

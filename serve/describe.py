@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from serve.errors import UpstreamError
-from serve.reasoning import CLOSE_TAG, OPEN_TAG, TraceFormat
+from serve.reasoning import CLOSE_TAG, CLOSING, OPEN_TAG, TraceFormat
 from serve.upstream import EngineClient
 
 PROBE_MESSAGES = [{"role": "user", "content": "1+1"}]
@@ -60,6 +60,7 @@ async def describe(client: EngineClient) -> EngineInfo:
     prompt = await _tokenize(client, {"model": card.id, "messages": PROBE_MESSAGES})
     open_id = await _single_id(client, card.id, OPEN_TAG)
     close_id = await _single_id(client, card.id, CLOSE_TAG)
+    closing = await _tokenize(client, _bare(card.id, CLOSING))
     has_budget, first = True, await _first_token(client, card.id, budget=1)
     if first is None:
         has_budget, first = False, await _first_token(client, card.id, budget=None)
@@ -74,6 +75,7 @@ async def describe(client: EngineClient) -> EngineInfo:
             split_by_engine=not message.content,
             open_id=open_id,
             close_id=close_id,
+            closing_ids=tuple(closing) if close_id in closing else (),
         ),
         has_thinking_budget=has_budget,
     )
@@ -97,8 +99,12 @@ async def _tokenize(client: EngineClient, body: dict[str, object]) -> list[int]:
 
 
 async def _single_id(client: EngineClient, model: str, tag: str) -> int | None:
-    ids = await _tokenize(client, {"model": model, "prompt": tag, "add_special_tokens": False})
+    ids = await _tokenize(client, _bare(model, tag))
     return ids[0] if len(ids) == 1 else None
+
+
+def _bare(model: str, text: str) -> dict[str, object]:
+    return {"model": model, "prompt": text, "add_special_tokens": False}
 
 
 async def _first_token(client: EngineClient, model: str, budget: int | None) -> _ProbeReply | None:

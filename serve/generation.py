@@ -1,8 +1,10 @@
-"""One generation: the engine calls behind one chat request, its output split into trace and answer.
+"""One generation: the engine calls behind one choice of a chat, its output split into trace and
+answer.
 
-A generation is made of legs. The first is a streaming chat completion on one replica; when its
-replica fails, another leg goes on elsewhere with the same text exactly (`serve.continuation`), or
-anew where nothing has been emitted yet. What it emits are the engine's own choices, with
+A generation is made of legs. The first is a streaming chat completion on one replica. Another one
+goes on with the same text exactly (`serve.continuation`), or anew where nothing has been emitted
+yet, when the replica fails; and where the trace ended without an answer, it goes on from the closed
+trace (`docs/decisions/0011-recovery.md`). What is emitted are the engine's own choices, with
 `delta.reasoning` and `delta.content` replaced by what the splitter releases; `usage` is complete
 when `run` returns.
 """
@@ -18,7 +20,9 @@ from serve.choice import ChoiceState
 from serve.continuation import COMPLETIONS_PATH, completion_body, obstacle
 from serve.describe import EngineInfo
 from serve.errors import ContextLengthExceeded, ServeError, UpstreamError
-from serve.presets import BUDGET, Plan
+from serve.plan import Plan
+from serve.presets import BUDGET
+from serve.reasoning import TraceFormat
 from serve.replicas import Lease, Replica, ReplicaSet
 from serve.sse import DONE, SSEDecoder, SSETooLong
 from serve.tokenizer import explain_too_long, num_whole
@@ -27,6 +31,7 @@ from serve.wire import (
     UNREADABLE,
     EngineChoice,
     EngineChunk,
+    EngineDelta,
     EngineUsage,
     decode_chunk,
     decode_text_chunk,
@@ -42,10 +47,13 @@ BROKEN_OFF = frozenset({"abort", "error"})
 """Finish reasons with which vLLM ends what it gives up, when it is stopped above all."""
 
 Emit = Callable[[list[EngineChoice]], None]
+Forget = Callable[[int], None]
+"""Takes back all that was emitted of a choice."""
+_Leg = Callable[[], Awaitable[None]]
 
 
 class Usage(msgspec.Struct):
-    """Tokens of one generation, over all its choices."""
+    """Tokens of one generation, or of several together."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -54,17 +62,21 @@ class Usage(msgspec.Struct):
 
 
 class Generation:
-    """`run()` it, and `close()` it on every path. It takes what its legs bring: `replica.Taker`."""
+    """`run()` it, and `close()` it on every path. It takes what its legs bring: `replica.Taker`.
+    What it emits has the index `index`."""
 
-    def __init__(self, plan: Plan, replicas: ReplicaSet, request_id: str) -> None:
+    def __init__(
+        self, plan: Plan, replicas: ReplicaSet, request_id: str, *, index: int = 0
+    ) -> None:
         self._plan = plan
         self._replicas = replicas
+        self._index = index
         self._headers = {"x-request-id": request_id}
         self._lease: Lease | None = None
         self._emit: Emit
         self._feed: Callable[[bytes], list[bytes]]
         self._decode: Callable[[bytes], EngineChunk]
-        self._choices: list[ChoiceState] = []
+        self._choice = ChoiceState(TraceFormat(), plan)
         self._prompt_ids: array[int] | None = None
         self._begun = False
         """Whether anything has been emitted."""
@@ -81,7 +93,7 @@ class Generation:
     def prompt_token_ids(self) -> list[int] | None:
         return None if self._prompt_ids is None else self._prompt_ids.tolist()
 
-    async def run(self, emit: Emit, forget: Callable[[], None] | None = None) -> None:
+    async def run(self, emit: Emit, forget: Forget | None = None) -> None:
         """Calls `emit` with the choices of each read from the engine, in the read callback itself;
         returns when the generation is complete. `forget`, given where nothing of it has been sent
         yet, takes everything emitted back: the text then begins anew when it can't be continued.
@@ -90,13 +102,12 @@ class Generation:
         for good, `EngineRejected` when the engine calls the request itself invalid.
         """
         self._emit = emit
-        leg: Callable[[], Awaitable[None]] = self._chat
+        leg: _Leg = self._chat
         broken: UpstreamError | None = None
         try:
             while True:
                 try:
                     await leg()
-                    return
                 except ServeError as exc:
                     if self._lease is None or not self._lease.accepted:
                         if broken is None:
@@ -106,10 +117,13 @@ class Generation:
                         ) from exc
                     if not isinstance(exc, UpstreamError):
                         raise
-                    if all(choice.ended for choice in self._choices):
-                        return  # only the usage was still to come
-                    broken = exc
-                    leg = self._fail_over(broken, forget)
+                    if not (self._choice.ended or self._choice.cut):
+                        broken = exc
+                        leg = self._fail_over(broken, forget)
+                        continue  # else only the usage was still to come
+                if self._choice.cut is None:
+                    return
+                leg = self._recovery
         finally:
             del self._emit  # it leads back here
             self._count()
@@ -118,21 +132,37 @@ class Generation:
         """A leg from the beginning."""
         self._continues = False
         try:
-            await self._run_leg(CHAT_PATH, self._body)
+            await self._run_leg(CHAT_PATH, self._chat_body)
         except ContextLengthExceeded as exc:
             raise await explain_too_long(self._replicas, self._plan.body, exc) from exc
 
     async def _continuation(self) -> None:
         """A leg that goes on with the text so far."""
-        prompt_ids, (choice,) = self._prompt_ids or (), self._choices
-        choice.continue_raw(await num_whole(self._replicas, self._plan.model, choice.ids))
+        plan, choice, prompt_ids = self._plan, self._choice, self._prompt_ids or ()
+        choice.continue_raw(await num_whole(self._replicas, plan.model, choice.text_ids))
+        ids = choice.text_ids
+        left = max(choice.recovered is not None, plan.max_tokens - choice.num_tokens)
 
         def body_for(info: EngineInfo) -> bytes:
-            body = completion_body(self._plan, prompt_ids, choice.ids, info.max_model_len)
+            room = info.max_model_len - len(prompt_ids) - len(ids)
+            body = completion_body(plan, prompt_ids, ids, min(left, room))
             return msgspec.json.encode(self._fitted(body, info))
 
         self._continues = True
         await self._run_leg(COMPLETIONS_PATH, body_for)
+
+    async def _recovery(self) -> None:
+        """A leg to the answer, or its rest, to which the last leg didn't come."""
+        choice, lease = self._choice, self._lease
+        if lease is not None:
+            lease.close()
+            left = max(1, self._plan.max_tokens - choice.num_tokens)
+            wanted = min(left, max(1, self._plan.answer_reserve))
+            room = lease.info.max_model_len - len(self._prompt_ids or ()) - wanted
+            rest = choice.recover(room)
+            if rest:
+                self._emit([EngineChoice(self._index, EngineDelta(reasoning=rest))])
+        await self._continuation()
 
     async def _run_leg(self, path: str, body_for: Callable[[EngineInfo], bytes]) -> None:
         lease = await self._replicas.open(
@@ -144,14 +174,13 @@ class Generation:
             affinity=self._plan.affinity,
             taker=self,
         )
-        if self._complete and all(choice.ended for choice in self._choices):
+        choice = self._choice
+        if self._complete and (choice.ended or choice.cut):
             lease.reply.detach()
-        elif not self._stopped():
+        elif not choice.had_enough:
             raise UpstreamError("the engine's stream ended before it was complete")
 
-    def _fail_over(
-        self, broken: UpstreamError, forget: Callable[[], None] | None
-    ) -> Callable[[], Awaitable[None]]:
+    def _fail_over(self, broken: UpstreamError, forget: Forget | None) -> _Leg:
         """The next leg, on another replica. Raises `UpstreamError` where there is no way."""
         if self._lease is not None:
             self._lease.failed(broken)
@@ -161,7 +190,7 @@ class Generation:
         if self.num_failovers >= MAX_FAILOVERS or not self._replicas.may_retry():
             raise broken
         self.num_failovers += 1
-        field = obstacle(self._plan) if self._prompt_ids else "return_token_ids"
+        field = self._obstacle() if self._prompt_ids else "return_token_ids"
         if self._begun and field is None:
             return self._continuation
         if self._begun and forget is None:
@@ -170,16 +199,18 @@ class Generation:
                 f"`{field}`: send the request again"
             )
         if forget is not None:
-            forget()
+            forget(self._index)
         return self._chat
+
+    def _obstacle(self) -> str | None:
+        trace, splitter = self._choice.trace, self._choice.splitter
+        return obstacle(self._plan, grammar_begun=splitter.answering or not trace.split_by_engine)
 
     def hold(self, lease: Lease) -> None:
         self._lease = lease
         self._feed, self._complete = SSEDecoder().feed, False
         self._decode = decode_text_chunk if self._continues else decode_chunk
-        if not self._continues:
-            trace = lease.info.trace
-            self._choices = [ChoiceState(trace, self._plan) for _ in range(self._plan.num_choices)]
+        self._choice.is_bounded = self._is_bounded(lease.info)
         if self._paused:
             lease.pause()
 
@@ -198,7 +229,18 @@ class Generation:
                     self._emit(batch)
         except (*UNREADABLE, SSETooLong) as exc:
             raise UpstreamError(f"the engine's stream could not be read: {exc}") from exc
-        return not (self._complete or (self._plan.stop and self._stopped()))
+        return not (self._complete or self._choice.had_enough)
+
+    def note(self, index: int | None = None) -> dict[str, object]:
+        """What `r1` tells beyond the plan; nothing of a generation left undisturbed."""
+        note: dict[str, object] = {}
+        if self.num_failovers:
+            note["failovers"] = self.num_failovers
+            if self._plan.body.get("seed") is not None:
+                note["seed_kept"] = False
+        if self._choice.recovered is not None:
+            note["recovered"] = self._choice.recovered
+        return note
 
     def pause(self) -> None:
         """The client can't keep up: the engine is to wait."""
@@ -216,49 +258,56 @@ class Generation:
         if self._lease is not None:
             self._lease.close()
 
-    def _body(self, info: EngineInfo) -> bytes:
+    def _chat_body(self, info: EngineInfo) -> bytes:
+        self._choice = ChoiceState(info.trace, self._plan)
+        self._choice.recovers = self._plan.recovers and self._obstacle() is None
         return msgspec.json.encode(self._fitted(self._plan.body, info))
 
     def _fitted(self, body: dict[str, object], info: EngineInfo) -> dict[str, object]:
-        if not info.has_thinking_budget and BUDGET in body:
-            body = {key: value for key, value in body.items() if key != BUDGET}
         if not self._plan.stream:
             body = body | {"stream_interval": FOLDED_STREAM_INTERVAL}
+        if not info.has_thinking_budget or self._choice.splitter.answering:
+            bounded = self._is_bounded(info)
+            body = {key: value for key, value in body.items() if key != BUDGET}
+            if bounded:
+                left = (self._plan.budget.tokens or 0) - self._choice.num_tokens
+                body["max_tokens"] = max(1, left)
         return body
 
+    def _is_bounded(self, info: EngineInfo) -> bool:
+        """Whether thinking is kept within its budget by ending the leg there."""
+        return (
+            BUDGET in self._plan.body
+            and not info.has_thinking_budget
+            and not self._choice.splitter.answering
+            and self._obstacle() is None
+        )
+
     def _read(self, event: bytes) -> list[EngineChoice]:
-        chunk = self._decode(event)
+        chunk, choice = self._decode(event), self._choice
         if chunk.error is not None:
             raise reported(chunk.error)
-        if chunk.prompt_token_ids is not None:
+        if chunk.prompt_token_ids is not None and self._prompt_ids is None:
             self._prompt_ids = array("I", chunk.prompt_token_ids)
             self.usage.prompt_tokens = len(chunk.prompt_token_ids)
         if chunk.usage is not None:
             self._settle(chunk.usage)
-        choices, states = chunk.choices, self._choices
-        if self._plan.stop:
-            ended = {index for index, state in enumerate(states) if state.ended}
-            choices = [choice for choice in choices if choice.index not in ended]
-        for choice in choices:
-            if not 0 <= choice.index < len(states):
-                raise UpstreamError(
-                    f"the engine sent choice {choice.index}, which nobody asked for"
-                )
-            if choice.finish_reason in BROKEN_OFF:
+        if choice.had_enough:
+            return []
+        for said in chunk.choices:
+            if said.index != 0:
+                raise UpstreamError(f"the engine sent choice {said.index}, which nobody asked for")
+            if said.finish_reason in BROKEN_OFF:
                 raise UpstreamError("the engine gave the request up")
-            states[choice.index].take(choice)
-        return choices
-
-    def _stopped(self) -> bool:
-        """Whether stop strings ended what the engine would go on with: the rest is not wanted."""
-        if not self._plan.stop or not all(choice.ended for choice in self._choices):
-            return False
-        return any(choice.finder and choice.finder.found for choice in self._choices)
+            choice.take(said)
+            said.index = self._index
+        return chunk.choices
 
     def _count(self) -> None:
-        self.usage.reasoning_tokens = sum(choice.num_reasoning_tokens for choice in self._choices)
-        counted = sum(choice.num_tokens for choice in self._choices)
-        self.usage.completion_tokens = self.usage.completion_tokens or counted
+        choice = self._choice
+        self.usage.reasoning_tokens = choice.num_reasoning_tokens
+        if choice.is_exact or not self.usage.completion_tokens:
+            self.usage.completion_tokens = choice.num_tokens
 
     def _settle(self, usage: EngineUsage) -> None:
         self.usage.prompt_tokens = usage.prompt_tokens

@@ -96,6 +96,7 @@ class ChatRequest(GenerationRequest, frozen=True, kw_only=True):
     reasoning_effort: ReasoningEffort | None = None
     thinking_token_budget: Annotated[int, Meta(ge=0)] | None = None
     reasoning_format: ReasoningFormat = "parsed"
+    recover: bool | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     tools: list[dict[str, object]] | None = None
@@ -139,6 +140,7 @@ NOT_FOR_ENGINE = frozenset(
         "preset",
         "reasoning_effort",
         "reasoning_format",
+        "recover",
         "user",
         "metadata",
         "store",

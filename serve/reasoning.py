@@ -23,6 +23,8 @@ import msgspec
 
 OPEN_TAG = "<think>"
 CLOSE_TAG = "</think>"
+CLOSING = f"\n{CLOSE_TAG}\n\n"
+"""What stands between trace and answer in R1's own output."""
 
 ReasoningFormat = Literal["parsed", "raw", "hidden"]
 
@@ -35,6 +37,8 @@ class TraceFormat(msgspec.Struct, frozen=True):
     open_id: int | None = None
     """Token id of `<think>`; None where it isn't a single token or isn't known."""
     close_id: int | None = None
+    closing_ids: tuple[int, ...] = ()
+    """Token ids of `CLOSING`, by which the router closes a trace; empty where they aren't known."""
 
 
 class _Phase(Enum):
@@ -63,6 +67,11 @@ class TraceSplitter:
     def answering(self) -> bool:
         """Whether the trace is over: what comes now belongs to the answer."""
         return self._phase is _Phase.ANSWER or self._phase is _Phase.ANSWER_START
+
+    @property
+    def answered(self) -> bool:
+        """Whether something of the answer has been released."""
+        return self._phase is _Phase.ANSWER
 
     def feed(self, text: str) -> tuple[str, str]:
         """Raw output text (tags and all) → the (trace, answer) text that it releases."""
@@ -121,6 +130,15 @@ class TraceSplitter:
             self._phase, self._held = _Phase.ANSWER_START, ""
         elif opened and self._phase is _Phase.START:
             self._phase, self._held = _Phase.THINKING, ""
+
+    def close(self) -> str:
+        """The trace is over, though no tag says so: raw text of the answer follows. Returns what
+        was held back of the trace."""
+        held = self._take_held()
+        trace = "" if self.answering else self._trace(held)
+        self._by_engine = False
+        self._phase, self._held = _Phase.ANSWER_START, ""
+        return trace
 
     def finish(self) -> tuple[str, str]:
         """The output has ended: releases what was held back, if it is text after all."""

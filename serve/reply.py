@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 import msgspec
 
 from serve.generation import Usage
-from serve.presets import Plan
+from serve.plan import Plan
 from serve.reasoning import CLOSE_TAG, OPEN_TAG, ReasoningFormat
 from serve.wire import EngineChoice
 
@@ -61,9 +61,9 @@ def _around(start: bytes, names: Sequence[str]) -> list[bytes]:
 class StreamReply:
     """Choices → SSE bytes."""
 
-    def __init__(self, plan: Plan, head: Head, num_failovers: Callable[[], int]) -> None:
-        self._plan = plan
-        self._num_failovers = num_failovers
+    def __init__(self, plan: Plan, head: Head, note: Callable[[int], dict[str, object]]) -> None:
+        """`note` gives what `r1` tells of a choice that has ended."""
+        self._note = note
         self._views = [_View(plan.reasoning_format) for _ in range(plan.num_choices)]
         self._plain = plan.reasoning_format == "parsed" and not plan.return_token_ids
         self._hidden = plan.reasoning_format == "hidden"
@@ -129,12 +129,8 @@ class StreamReply:
                 extras,
                 _dumps(choice.finish_reason),
                 _dumps(choice.stop_reason),
-                self._note(),
+                b',"r1":%b' % _dumps(note) if (note := self._note(choice.index)) else b"",
             )
-
-    def _note(self) -> bytes:
-        note = failover_note(self._plan, self._num_failovers())
-        return b',"r1":%b' % _dumps(note) if note else b""
 
     def _extras(self, choice: EngineChoice) -> bytes:
         """Log probabilities and token ids of the chunk; not those of a hidden trace."""
@@ -222,12 +218,11 @@ class WholeReply:
     def __init__(self, plan: Plan, head: Head) -> None:
         self._plan = plan
         self._head = head
-        self.clear()
-
-    def clear(self) -> None:
-        """Forgets all choices so far: the text begins anew."""
-        plan = self._plan
         self._folded = [_Folded(plan.reasoning_format) for _ in range(plan.num_choices)]
+
+    def clear(self, index: int) -> None:
+        """Forgets a choice so far: its text begins anew."""
+        self._folded[index] = _Folded(self._plan.reasoning_format)
 
     def add(self, choices: Iterable[EngineChoice]) -> None:
         hidden = self._plan.reasoning_format == "hidden"
@@ -235,7 +230,7 @@ class WholeReply:
             self._folded[choice.index].add(choice, hidden)
 
     def body(
-        self, usage: Usage, prompt_token_ids: list[int] | None, num_failovers: int = 0
+        self, usage: Usage, prompt_token_ids: list[int] | None, note: dict[str, object]
     ) -> bytes:
         head, plan = self._head, self._plan
         reply: dict[str, object] = {
@@ -247,9 +242,9 @@ class WholeReply:
             "usage": usage_body(usage),
             "r1": {
                 "preset": plan.preset,
-                "thinking_token_budget": plan.thinking_token_budget,
-                "budget_source": plan.budget_source,
-                **failover_note(plan, num_failovers),
+                "thinking_token_budget": plan.budget.tokens,
+                "budget_source": plan.budget.source,
+                **note,
             },
         }
         if plan.return_token_ids:
@@ -267,14 +262,6 @@ class WholeReply:
         if self._plan.return_token_ids:
             choice["token_ids"] = folded.token_ids
         return choice
-
-
-def failover_note(plan: Plan, num_failovers: int) -> dict[str, object]:
-    """What `r1` tells of a reply that another replica finished; nothing of one left undisturbed."""
-    if not num_failovers:
-        return {}
-    seed = {"seed_kept": False} if plan.body.get("seed") is not None else {}
-    return {"failovers": num_failovers, **seed}
 
 
 def usage_body(usage: Usage) -> dict[str, object]:

@@ -28,20 +28,16 @@ from serve.drain import Drain
 from serve.generation import Generation
 from serve.keys import KeyRing
 from serve.openapi import CHAT_SCHEMA, COMPLETION_SCHEMA, TOKENIZE_SCHEMA
-from serve.presets import (
-    PresetBook,
-    engine_messages,
-    load_presets,
-    plan_chat,
-    plan_completion,
-    resolve_model,
-)
+from serve.plan import plan_chat, plan_completion
+from serve.presets import PresetBook, load_presets, resolve_model
 from serve.protocol import parse_chat, parse_completion, parse_json, parse_tokenize
 from serve.replicas import ReplicaSet
 from serve.settings import Settings, SettingsError
+from serve.several import Several
 from serve.shared import Shared
 from serve.strict import did_you_mean
 from serve.telemetry import Stopwatch, Telemetry
+from serve.turns import engine_messages
 from serve.worker import ALONE, Worker
 
 log = logging.getLogger(__name__)
@@ -165,9 +161,14 @@ def _add_generation_routes(app: App, router: Router) -> None:
         admission = router.gate.admit(claim_of(request.scope, body, chat_request))
         set_priority(plan.body, admission.claim.priority)
         request_id = f"chatcmpl-{secrets.token_hex(16)}"
+        generation = (
+            Generation(plan, router.replicas, request_id)
+            if plan.num_choices == 1
+            else Several(plan, router.replicas, request_id, admission)
+        )
         return ChatReply(
             plan,
-            Generation(plan, router.replicas, request_id),
+            generation,
             make_head(request_id, plan.model, list(settings.router.reasoning_fields)),
             admission=admission,
             telemetry=router.telemetry,

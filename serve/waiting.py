@@ -90,6 +90,10 @@ class Policy:
         self._counters.add(QUEUED, 1)
         return waiter
 
+    def take_free(self, now_s: float) -> bool:
+        """A slot that nobody waits for, if there is one."""
+        return not self.line and self._take(now_s)
+
     def leave(self, now_s: float) -> None:
         """One that ran has ended: the first in the line follows."""
         self._counters.add(RUNNING, -1)

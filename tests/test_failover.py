@@ -17,6 +17,8 @@ from tests.support import RunningRouter, eventually, running_router
 FAST: dict[str, Any] = {"step_ms": 0.2, "prefill_ms": 0}
 TRACE, ANSWER = "First 2 + 2 < 5.\n\nThat is 4 🙂.", "It is \\boxed{4}, so <b>4</b>."
 SCRIPT = {"think": f"{TRACE}\n", "answer": f"\n\n{ANSWER}"}
+IN_ANSWER = len(TRACE) + 8
+"""Events after which the answer has begun: the stand-in has a token per character."""
 MESSAGE = "script:" + json.dumps(SCRIPT)
 
 
@@ -134,7 +136,6 @@ async def test_a_trace_that_is_thinking_still_has_its_budget() -> None:
 @pytest.mark.parametrize(
     ("field", "fields"),
     [
-        ("n", {"n": 2}),
         ("logprobs", {"logprobs": True}),
         ("tools", {"tools": [{"type": "function", "function": {"name": "add"}}]}),
         ("response_format", {"response_format": {"type": "json_object"}}),
@@ -144,11 +145,11 @@ async def test_what_can_not_be_continued_ends_with_a_clear_error(
     field: str, fields: dict[str, Any]
 ) -> None:
     """A stream gets an error event that names the field; a whole reply is simply made anew."""
-    async with two_engines(Fault("reset", after=9)) as (_, _, router):
+    async with two_engines(Fault("reset", after=IN_ANSWER)) as (_, _, router):
         events = await router.stream(MESSAGE, **fields)
         assert f"`{field}`" in events[-1]["error"]["message"]
         assert events[-1]["error"]["code"] == "engine_error"
-    async with two_engines(Fault("reset", after=9)) as (_, _, router):
+    async with two_engines(Fault("reset", after=IN_ANSWER)) as (_, _, router):
         reply = (await router.chat(MESSAGE, **fields)).json()
         assert reply["r1"]["failovers"] == 1
         for choice in reply["choices"]:

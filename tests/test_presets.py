@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from serve.errors import InvalidRequest, ModelNotFound
-from serve.presets import Plan, Preset, PresetBook, load_presets, plan_chat, resolve_model
+from serve.plan import Plan, plan_chat
+from serve.presets import Preset, PresetBook, load_presets, resolve_model
 from serve.protocol import parse_chat
 from serve.settings import SettingsError
 
@@ -69,7 +70,14 @@ def test_max_tokens_fit_the_context() -> None:
 @pytest.mark.parametrize(
     ("preset", "fields", "budget", "source"),
     [
-        ("plain", {}, None, "none"),
+        ("plain", {"recover": False}, None, "none"),
+        ("plain", {"ignore_eos": True}, None, "none"),
+        ("plain", {}, CONTEXT_TOKENS - 1024, "answer_reserve"),
+        ("plain", {"max_tokens": 2047}, 1023, "answer_reserve"),
+        ("plain", {"max_tokens": 100}, 50, "answer_reserve"),
+        ("plain", {"max_tokens": 1}, 0, "answer_reserve"),
+        ("plain", {"max_tokens": 100, "thinking_token_budget": 51}, 50, "answer_reserve"),
+        ("plain", {"max_tokens": 100, "thinking_token_budget": 50}, 50, "request"),
         ("plain", {"reasoning_effort": "none"}, 0, "reasoning_effort"),
         ("plain", {"reasoning_effort": "high"}, 90, "reasoning_effort"),
         ("plain", {"thinking_token_budget": 7}, 7, "request"),
@@ -82,17 +90,18 @@ def test_the_thinking_budget_and_where_it_comes_from(
     preset: str, fields: dict[str, Any], budget: int | None, source: str
 ) -> None:
     made = plan(preset, **fields)
-    assert (made.thinking_token_budget, made.budget_source) == (budget, source)
+    assert (made.budget.tokens, made.budget.source) == (budget, source)
     assert made.body.get("thinking_token_budget") == budget
     assert "reasoning_effort" not in made.body
 
 
 def test_a_budget_that_cannot_bind_stays_here() -> None:
     """vLLM keeps count of a budget at every step, so one beyond max_tokens isn't sent."""
-    made = plan("plain", thinking_token_budget=100, max_tokens=100)
-    assert made.thinking_token_budget == 100
+    fields = {"thinking_token_budget": 100, "max_tokens": 100, "recover": False}
+    made = plan("plain", **fields)
+    assert made.budget.tokens == 100
     assert "thinking_token_budget" not in made.body
-    assert "thinking_token_budget" in plan(thinking_token_budget=99, max_tokens=100).body
+    assert "thinking_token_budget" in plan(**fields | {"thinking_token_budget": 99}).body
 
 
 @pytest.mark.parametrize(

@@ -124,14 +124,15 @@ async def test_odd_outputs(
     """Empty traces, traces that never close, quoted tags, characters of several bytes."""
     if script["think"] is None if "think" in script else False:
         reasoning, content = ("no end of think", None)
-    choice = (await router.chat(scripted(**script))).json()["choices"][0]
+    choice = (await router.chat(scripted(**script), recover=False)).json()["choices"][0]
     assert (choice["message"]["reasoning"], choice["message"]["content"]) == (reasoning, content)
     assert choice["finish_reason"] == finish_reason
 
 
 async def test_a_trace_cut_off_by_the_limit(router: RunningRouter) -> None:
-    """finish_reason is kept, all that came is trace, and every token of it counts."""
-    reply = (await router.chat(scripted(), max_tokens=5)).json()
+    """Where no recovery is wanted: finish_reason is kept, all that came is trace, and every token
+    of it counts."""
+    reply = (await router.chat(scripted(), max_tokens=5, recover=False)).json()
     choice = reply["choices"][0]
     assert choice["finish_reason"] == "length"
     assert TRACE.startswith(choice["message"]["reasoning"])

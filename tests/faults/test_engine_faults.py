@@ -178,6 +178,7 @@ async def test_beside_another_it_costs_nothing(stream: bool) -> None:
         behind_router(sending(), other) as (engine, router),
     ):
         for name, play in FAULTS.items():
+            await eventually(lambda: len(router.router.replicas.ready) == 2)
             engine.play, num_played = play, engine.num_played
             for _ in range(2):  # one each
                 assert await ask(router, stream) is None, name

@@ -1,0 +1,254 @@
+"""Thinking that ends without an answer: the trace is closed and the reply goes on to one."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from benchmarks.stand_in import END_THINK, Fault, Options, StandInEngine, decode, encode
+from tests.support import RunningRouter, eventually, running_router
+from tests.test_failover import joined, no_trace_left
+
+FAST: dict[str, Any] = {"step_ms": 0.2, "prefill_ms": 0}
+TRACE, ANSWER = "First 2 + 2 < 5.\n\nThat is 4 🙂.", "It is \\boxed{4}, so <b>4</b>."
+SCRIPT = {"think": f"{TRACE}\n", "answer": f"\n\n{ANSWER}"}
+TRACE_IDS = encode(TRACE)
+FIELDS = ("reasoning_content", "reasoning")
+
+
+def scripted(**script: Any) -> str:
+    return "script:" + json.dumps({**SCRIPT, **script})
+
+
+@pytest.fixture(params=["split", "raw"])
+async def engine(request: pytest.FixtureRequest) -> AsyncIterator[StandInEngine]:
+    """One keeps thinking budgets itself and splits, the other does neither."""
+    async with StandInEngine(Options(mode=request.param, **FAST)) as engine:
+        yield engine
+
+
+@pytest.fixture
+async def router(engine: StandInEngine) -> AsyncIterator[RunningRouter]:
+    async with running_router(engine.url) as router:
+        yield router
+        await no_trace_left(router, engine)
+
+
+async def both_ways(router: RunningRouter, text: str, **fields: Any) -> dict[str, Any]:
+    """The whole reply, after checking that the stream says the same."""
+    whole = (await router.chat(text, **fields)).json()
+    events = await router.stream(text, stream_options={"include_usage": True}, **fields)
+    assert events[-1] == "[DONE]", events[-1]
+    chunks = [event for event in events if isinstance(event, dict)]
+    (choice,) = whole["choices"]
+    assert joined(events, "reasoning") == (choice["message"]["reasoning"] or "")
+    assert joined(events, "content") == (choice["message"]["content"] or "")
+    finishes = [(e, c) for e in chunks for c in e["choices"] if c["finish_reason"]]
+    ((event, finish),) = finishes
+    assert finish["finish_reason"] == choice["finish_reason"]
+    assert event.get("r1", {}).get("recovered") == whole["r1"].get("recovered")
+    assert chunks[-1]["usage"] == whole["usage"]
+    assert len({chunk["id"] for chunk in chunks}) == 1
+    return whole
+
+
+async def test_every_limit_leaves_an_answer(router: RunningRouter) -> None:
+    """For every max_tokens from 1 on: some of the answer, in the half that is kept for it, and no
+    more tokens than allowed; limits too small for a closing tag may be exceeded by one."""
+    for max_tokens in range(1, 2 * len(TRACE_IDS) + 10):
+        reply = await both_ways(router, scripted(), max_tokens=max_tokens)
+        message = reply["choices"][0]["message"]
+        assert message["content"], max_tokens
+        assert ANSWER.startswith(message["content"].rstrip()), max_tokens
+        assert TRACE.startswith(message["reasoning"] or "")
+        num_tokens = reply["usage"]["completion_tokens"]
+        assert num_tokens <= max_tokens + (max_tokens < 5)
+        details = reply["usage"]["completion_tokens_details"]
+        assert details["reasoning_tokens"] <= max(1, max_tokens // 2)
+        if reply["choices"][0]["finish_reason"] == "stop":
+            assert message["content"] == ANSWER
+        else:
+            assert num_tokens >= max_tokens
+    assert message == {"role": "assistant", "content": ANSWER, **dict.fromkeys(FIELDS, TRACE)}
+
+
+async def test_a_budget_is_kept_whoever_keeps_it(router: RunningRouter) -> None:
+    """By the engine, or by ending its leg; the same text, and no recovery is told."""
+    for budget in (1, 7, len(TRACE_IDS) - 1, len(TRACE_IDS) + 50):
+        reply = await both_ways(router, scripted(), thinking_token_budget=budget)
+        message = reply["choices"][0]["message"]
+        assert message["content"] == ANSWER
+        assert message["reasoning"] == decode(TRACE_IDS[:budget]).strip()
+        assert "recovered" not in reply["r1"]
+        assert reply["choices"][0]["finish_reason"] == "stop"
+
+
+@pytest.mark.parametrize("after", [1, 5, len(TRACE_IDS)])
+async def test_a_model_that_stops_while_thinking_answers_all_the_same(
+    router: RunningRouter, after: int
+) -> None:
+    reply = await both_ways(router, scripted(gives_up_after=after))
+    message = reply["choices"][0]["message"]
+    assert message["content"] == ANSWER
+    assert message["reasoning"] == decode(TRACE_IDS[:after]).strip()
+    assert reply["r1"]["recovered"] == "eos"
+    assert reply["choices"][0]["finish_reason"] == "stop"
+    assert reply["usage"]["completion_tokens_details"]["reasoning_tokens"] == after
+
+
+async def test_the_engine_goes_on_from_the_closed_trace(
+    engine: StandInEngine, router: RunningRouter
+) -> None:
+    """The same prompt, the trace without its end token, a closing tag; the chat's own sampling and
+    request id; what is left of max_tokens."""
+    text = scripted(gives_up_after=9)
+    reply = (await router.chat(text, temperature=0.3, seed=4, max_tokens=200)).json()
+    (body,) = [r["body"] for r in engine.requests if r["path"] == "/v1/completions"]
+    assert decode(body["prompt"]).endswith(f"<think>\n{TRACE[:9]}\n</think>\n\n")
+    assert (body["temperature"], body["seed"], body["max_tokens"]) == (0.3, 4, 200 - 10)
+    assert "thinking_token_budget" not in body
+    assert body["model"] == reply["model"]
+
+
+async def test_recovery_can_be_refused(router: RunningRouter) -> None:
+    """Then the reply is as the engine made it, and nothing is reserved."""
+    reply = await both_ways(router, scripted(gives_up_after=9), recover=False)
+    assert reply["choices"][0]["message"]["content"] is None
+    assert reply["choices"][0]["finish_reason"] == "stop"
+    assert "recovered" not in reply["r1"]
+    reply = await both_ways(router, scripted(), recover=False, max_tokens=9)
+    assert reply["choices"][0]["message"]["content"] is None
+    assert reply["choices"][0]["finish_reason"] == "length"
+    assert reply["r1"]["budget_source"] == "preset"
+
+
+async def test_a_fixed_length_is_not_recovered(router: RunningRouter) -> None:
+    """With `ignore_eos` the client wants just so many tokens, whatever they are."""
+    reply = await both_ways(router, scripted(), max_tokens=9, ignore_eos=True)
+    assert reply["choices"][0]["message"]["content"] is None
+
+
+@pytest.mark.parametrize("field", ["tools", "logprobs"])
+async def test_what_the_engine_parses_itself_is_left_as_it_is(
+    router: RunningRouter, field: str
+) -> None:
+    """A trace that the model gave up can't go on there; the reserve holds where engines keep it."""
+    fields: dict[str, Any] = {
+        "tools": {"tools": [{"type": "function", "function": {"name": "f"}}]},
+        "logprobs": {"logprobs": True},
+    }[field]
+    reply = (await router.chat(scripted(gives_up_after=9), **fields)).json()
+    assert reply["choices"][0]["message"]["content"] is None
+    assert reply["choices"][0]["finish_reason"] == "stop"
+
+
+async def test_a_full_context_gives_way_to_the_answer() -> None:
+    """Where prompt and trace fill the context, the trace's end is left out of what the engine sees
+    when it answers; the client still has all of it."""
+    long = "x" * 300
+    async with (
+        StandInEngine(Options(max_model_len=600, **FAST)) as engine,
+        running_router(engine.url) as router,
+    ):
+        text = scripted(think=long + "\n")
+        prompt = (await router.chat(text)).json()["usage"]["prompt_tokens"]
+        assert prompt + len(long) > 600 - len(ANSWER), "the test wants a context that is too small"
+        reply = await both_ways(router, text)
+        message = reply["choices"][0]["message"]
+        assert message["content"] == ANSWER
+        assert long.startswith(message["reasoning"])
+        assert reply["r1"]["recovered"] == "length"
+        body = engine.requests[-1]["body"]
+        assert len(body["prompt"]) + body["max_tokens"] <= 600
+        assert END_THINK in body["prompt"]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_several_choices_recover_each_by_itself(router: RunningRouter, stream: bool) -> None:
+    """Of three choices the second gives up: it alone goes on, and `r1` says which."""
+    choices = [{"think": f"t{i}\n", "answer": f"\n\na{i}"} for i in range(3)]
+    choices[1]["gives_up_after"] = 2  # type: ignore[assignment]
+    text = "script:" + json.dumps({"choices": choices})
+    if stream:
+        events = await router.stream(text, n=3, seed=0)
+        said = ["", "", ""]
+        notes: list[Any] = [None, None, None]
+        for event in events[:-1]:
+            for choice in event["choices"]:
+                said[choice["index"]] += choice["delta"].get("content") or ""
+                if choice["finish_reason"]:
+                    notes[choice["index"]] = event.get("r1", {}).get("recovered")
+    else:
+        reply = (await router.chat(text, n=3, seed=0)).json()
+        said = [choice["message"]["content"] for choice in reply["choices"]]
+        notes = reply["r1"]["recovered"]
+    assert said == ["a0", "a1", "a2"]
+    assert notes == [None, "eos", None]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("after", [0, 1, 3, 20])
+async def test_an_engine_may_die_while_it_recovers(stream: bool, after: int) -> None:
+    """In the second leg, after so many tokens of the answer: one text, both facts told."""
+    text = scripted(gives_up_after=12)
+    slow = Options(step_ms=4, prefill_ms=0)
+    async with (
+        StandInEngine(slow) as first,
+        StandInEngine(slow) as second,
+        running_router(first.url, second.url) as router,
+    ):
+
+        async def arm() -> None:
+            await eventually(lambda: bool(first.running or second.running))
+            for engine in (first, second):
+                engine.arm(Fault("reset", after=after, times=1))
+
+        arming = asyncio.create_task(arm())
+        if stream:
+            events = await router.stream(text)
+            said = joined(events, "reasoning"), joined(events, "content")
+            (note,) = [e["r1"] for e in events if isinstance(e, dict) and "r1" in e]
+        else:
+            reply = (await router.chat(text)).json()
+            message, note = reply["choices"][0]["message"], reply["r1"]
+            said = message["reasoning"], message["content"]
+        await arming
+        assert said == (TRACE[:12].strip(), ANSWER)
+        assert note["recovered"] == "eos"
+        if after:  # before its first byte it is a retry
+            assert note["failovers"] >= 1
+        await no_trace_left(router, first, second)
+
+
+async def test_a_client_that_leaves_during_a_recovery_ends_it(
+    engine: StandInEngine, router: RunningRouter
+) -> None:
+    text = scripted(gives_up_after=9, answer="y" * 5000)
+    body = {"messages": [{"role": "user", "content": text}], "stream": True}
+    async with router.http.stream("POST", "/v1/chat/completions", json=body) as response:
+        async for line in response.aiter_lines():
+            if '"content":"y' in line:
+                break
+    await no_trace_left(router, engine)
+    assert engine.counters.aborted == 1
+
+
+async def test_nobody_left_to_recover_is_an_error(engine: StandInEngine) -> None:
+    """The second leg finds no engine: what came stays, an error says why, nothing is left open."""
+    async with running_router(engine.url) as router:
+
+        async def stop_soon() -> None:
+            await eventually(lambda: bool(engine.running))
+            await engine.stop()
+
+        fault = Fault("slow", every=2)
+        engine.arm(fault)
+        stopping = asyncio.create_task(stop_soon())
+        events = await router.stream(scripted(gives_up_after=30))
+        await stopping
+        assert "error" in events[-1]
+        assert router.router.gate.num_in_flight == 0
