@@ -429,7 +429,7 @@ class Call:
         return min(asked if asked is not None else default, max(1, length - num_prompt))
 
     def _budgeted(self, pieces: list[Piece], num_thought: int) -> list[Piece]:
-        """With the trace closed once the thinking, that in the prompt included, is at its budget."""
+        """Closed once the thinking, what the prompt has of it included, is at its budget."""
         budget = self.body.get("thinking_token_budget")
         if budget is None:
             return pieces

@@ -11,12 +11,13 @@ from typing import Literal
 
 from serve.plan import Plan
 from serve.reasoning import TraceFormat, TraceSplitter, num_reasoning_tokens
+from serve.repetition import LoopFinder, LoopLimits
 from serve.stopping import StopFinder
 from serve.wire import EngineChoice
 
 Cut = Literal["budget", "length", "eos", "repetition"]
-"""Why a leg ended before the answer did: the thinking budget of an engine that doesn't keep it
-itself, no tokens left, the model stopped while thinking, or it went in circles."""
+"""Why a leg ended before the answer did: the thinking budget, no tokens or context left, the model
+stopped while thinking, or it went in circles."""
 _CUTS: dict[str | None, Cut] = {"length": "length", "stop": "eos", "repetition": "repetition"}
 
 
@@ -24,6 +25,7 @@ class ChoiceState:
     __slots__ = (
         "_base",
         "_has_calls",
+        "_loops",
         "_num_reasoning_untold",
         "_num_untold",
         "_reasoning_end",
@@ -33,10 +35,10 @@ class ChoiceState:
         "finder",
         "had_enough",
         "ids",
-        "is_bounded",
         "recovered",
         "recovers",
         "splitter",
+        "thinks_until",
         "trace",
     )
 
@@ -48,8 +50,8 @@ class ChoiceState:
         """What engines generated."""
         self.recovers = False
         """Whether a trace that ends without an answer is continued to one."""
-        self.is_bounded = False
-        """Whether the leg's max_tokens is the thinking budget."""
+        self.thinks_until: int | None = None
+        """At how many tokens the leg is to end if it is still thinking then: the budget."""
         self.ended = False
         self.had_enough = False
         """Whether the rest of the leg is not wanted, though the engine would go on."""
@@ -60,6 +62,7 @@ class ChoiceState:
         self._base = array("I")
         self._since = 0
         self._reasoning_end: int | None = None
+        self._loops: LoopFinder | None = None
         self._has_calls = False
         self._num_untold = self._num_reasoning_untold = 0  # chunks whose ids the engine didn't tell
 
@@ -82,18 +85,26 @@ class ChoiceState:
         """The ids that the text so far consists of, for an engine to go on from."""
         return self._base + self.ids[self._since :]
 
+    def watch_loops(self) -> None:
+        """A trace that goes in circles is cut, if it isn't closed already."""
+        self._loops = None if self.splitter.answering else LoopFinder(LoopLimits())
+        if self._loops is not None:
+            self._loops.feed(self.ids[1:])
+
     def continue_raw(self, num_ids: int) -> None:
         """What comes next is raw text that follows the first `num_ids` of `text_ids`."""
         del self.ids[self._since + max(0, num_ids - len(self._base)) :]
         self.cut, self.had_enough = None, False
+        if self._loops is not None:
+            self.watch_loops()
         ids = self.text_ids
         self.splitter.expect_raw(
             opened=self.trace.open_id in ids, closed=self.trace.close_id in ids
         )
 
     def recover(self, room: int) -> str:
-        """After a cut: an open trace is closed, and cut short where it wouldn't fit into `room`
-        ids. Returns what was held back of it."""
+        """After a cut: an open trace is closed, its repetitions left out, its end too where it
+        wouldn't fit into `room` ids. Returns what was held back of it."""
         ids, closing, close_id = (
             self.text_ids,
             array("I", self.trace.closing_ids),
@@ -107,25 +118,38 @@ class ChoiceState:
             kept = ids[: ids.index(close_id)]  # no text of the answer yet, at most a part of this
         else:
             self._reasoning_end = len(self.ids) - (self.cut == "eos")
-            kept = ids[: min(len(ids) - (self.cut == "eos"), max(0, room - len(closing)))]
+            end = len(ids) - (self.cut == "eos")
+            if self._loops is not None and self._loops.found is not None:
+                end = 1 + self._loops.found.first_end
+            kept = ids[: min(end, max(0, room - len(closing)))]
+        self._loops = None
         self._base, self._since = kept + closing, len(self.ids)
         return self.splitter.close()
 
     def take(self, choice: EngineChoice) -> None:
         """Counts the chunk's tokens and replaces its text by what may be released."""
         delta = choice.delta
-        if choice.token_ids is not None:
-            self.ids.extend(choice.token_ids)
+        ids = choice.token_ids
+        if ids is not None:
+            # Without the first token loops are looked for where a whole reply's chunks of 16 end,
+            # so that it is cut at the same place as a stream.
+            seen = ids if self.ids else ids[1:]
+            self.ids.extend(ids)
         elif delta.content or delta.reasoning or delta.reasoning_content:
             self._num_untold += 1
             self._num_reasoning_untold += not self.splitter.answering
         trace, answer = self.splitter.feed_split(
             delta.reasoning or delta.reasoning_content or "", delta.content or ""
         )
+        if self._loops is not None and ids is not None:
+            if self.splitter.answering:
+                self._loops = None
+            elif self._loops.feed(seen):
+                self.cut, self.had_enough = "repetition", True
         if delta.tool_calls:
             self._has_calls = True
         if choice.finish_reason is not None:
-            self.cut = self._cut(choice)
+            self.cut = self.cut or self._cut(choice)
             if self.cut is None:
                 last_trace, last_answer = self.splitter.finish()
                 trace, answer = trace + last_trace, answer + last_answer
@@ -141,7 +165,11 @@ class ChoiceState:
         reason, thinking = choice.finish_reason, not self.splitter.answering
         if self._num_untold or self._has_calls or not self.trace.closing_ids:
             return None
-        if self.is_bounded and reason == "length":
+        if (
+            reason == "length"
+            and self.thinks_until is not None
+            and self.num_tokens >= self.thinks_until
+        ):
             return "budget"
         if not self.recovers or self.recovered or self.splitter.answered:
             return None

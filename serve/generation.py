@@ -4,7 +4,7 @@ answer.
 A generation is made of legs. The first is a streaming chat completion on one replica. Another one
 goes on with the same text exactly (`serve.continuation`), or anew where nothing has been emitted
 yet, when the replica fails; and where the trace ended without an answer, it goes on from the closed
-trace (`docs/decisions/0011-recovery.md`). What is emitted are the engine's own choices, with
+trace (`docs/decisions/0011-thinking-ends.md`). What is emitted are the engine's own choices, with
 `delta.reasoning` and `delta.content` replaced by what the splitter releases; `usage` is complete
 when `run` returns.
 """
@@ -210,7 +210,6 @@ class Generation:
         self._lease = lease
         self._feed, self._complete = SSEDecoder().feed, False
         self._decode = decode_text_chunk if self._continues else decode_chunk
-        self._choice.is_bounded = self._is_bounded(lease.info)
         if self._paused:
             lease.pause()
 
@@ -260,28 +259,26 @@ class Generation:
 
     def _chat_body(self, info: EngineInfo) -> bytes:
         self._choice = ChoiceState(info.trace, self._plan)
-        self._choice.recovers = self._plan.recovers and self._obstacle() is None
+        if self._plan.recovers and self._obstacle() is None:
+            self._choice.recovers = True
+            self._choice.watch_loops()
         return msgspec.json.encode(self._fitted(self._plan.body, info))
 
     def _fitted(self, body: dict[str, object], info: EngineInfo) -> dict[str, object]:
+        """`body` with what keeps thinking within its budget."""
         if not self._plan.stream:
             body = body | {"stream_interval": FOLDED_STREAM_INTERVAL}
-        if not info.has_thinking_budget or self._choice.splitter.answering:
-            bounded = self._is_bounded(info)
-            body = {key: value for key, value in body.items() if key != BUDGET}
-            if bounded:
-                left = (self._plan.budget.tokens or 0) - self._choice.num_tokens
-                body["max_tokens"] = max(1, left)
+        plan, choice, budget = self._plan, self._choice, self._plan.budget.tokens
+        choice.thinks_until = None
+        if budget is None or budget >= plan.max_tokens or choice.splitter.answering:
+            return body
+        if info.has_thinking_budget and (budget == 0 or self._obstacle() is not None):
+            return body | {BUDGET: budget}
+        if self._obstacle() is None:
+            choice.thinks_until = max(budget, choice.num_tokens + 1)
+            left = choice.thinks_until - choice.num_tokens
+            return body | {"max_tokens": min(left, int(str(body.get("max_tokens", left))))}
         return body
-
-    def _is_bounded(self, info: EngineInfo) -> bool:
-        """Whether thinking is kept within its budget by ending the leg there."""
-        return (
-            BUDGET in self._plan.body
-            and not info.has_thinking_budget
-            and not self._choice.splitter.answering
-            and self._obstacle() is None
-        )
 
     def _read(self, event: bytes) -> list[EngineChoice]:
         chunk, choice = self._decode(event), self._choice

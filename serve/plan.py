@@ -88,9 +88,7 @@ def plan_chat(
     recovers = request.recover is not False and not request.ignore_eos
     reserve = answer_reserve(preset.answer_reserve_tokens, max_tokens) if recovers else 0
     budget = asked.within(max_tokens, reserve)
-    body.pop(BUDGET, None)
-    if budget.tokens is not None and budget.tokens < max_tokens:
-        body[BUDGET] = budget.tokens  # else it can't bind, and vLLM keeps count of it at each step
+    body.pop(BUDGET, None)  # the router keeps it: see `serve.generation`
     body["model"] = model
     body["messages"] = engine_messages(request.messages, preset.instruction, merge_system)
     _ask_for_stream(body)

@@ -121,16 +121,21 @@ async def test_limits_are_those_of_the_whole_reply() -> None:
         reply = (await router.chat(MESSAGE, max_tokens=30)).json()
         assert reply["choices"] == whole["choices"]
         assert reply["usage"] == whole["usage"]
-        (continued,) = [r["body"] for r in second.requests if r["path"] == "/v1/completions"]
-        assert continued["max_tokens"] < 30
+        continued, rest = [r["body"] for r in second.requests if r["path"] == "/v1/completions"]
+        assert continued["max_tokens"] < 15  # the thinking's half
+        assert rest["max_tokens"] == 15
 
 
 async def test_a_trace_that_is_thinking_still_has_its_budget() -> None:
-    """The budget goes along: the engine counts the thinking in the prompt."""
+    """What has been thought counts; the trace is closed at the same token as without a failure."""
+    fields = {"thinking_token_budget": 20, "max_tokens": 100}
+    whole = await undisturbed("split", **fields)
     async with two_engines(Fault("reset", after=5)) as (_, second, router):
-        await router.chat(MESSAGE, thinking_token_budget=20, max_tokens=100)
-        (continued,) = [r["body"] for r in second.requests if r["path"] == "/v1/completions"]
-        assert continued["thinking_token_budget"] == 20
+        reply = (await router.chat(MESSAGE, **fields)).json()
+        assert reply["choices"] == whole["choices"]
+        assert reply["usage"]["completion_tokens_details"]["reasoning_tokens"] == 20
+        continued, _ = [r["body"] for r in second.requests if r["path"] == "/v1/completions"]
+        assert 0 < continued["max_tokens"] < 20
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ def scripted(**script: Any) -> str:
 
 @pytest.fixture(params=["split", "raw"])
 async def engine(request: pytest.FixtureRequest) -> AsyncIterator[StandInEngine]:
-    """One keeps thinking budgets itself and splits, the other does neither."""
+    """One splits and knows of thinking budgets, the other does neither."""
     async with StandInEngine(Options(mode=request.param, **FAST)) as engine:
         yield engine
 
@@ -114,6 +114,59 @@ async def test_the_engine_goes_on_from_the_closed_trace(
     assert body["model"] == reply["model"]
 
 
+LOOP = "Wait, 2 + 2 may be 5. Let me check. "
+
+
+async def test_a_trace_that_goes_in_circles_is_cut(
+    engine: StandInEngine, router: RunningRouter
+) -> None:
+    """Within a few rounds; the engine is stopped, and goes on from the first of them."""
+    before = engine.counters.aborted
+    reply = await both_ways(router, scripted(think=f"Hm. {LOOP * 200}\n"))
+    message = reply["choices"][0]["message"]
+    assert message["content"] == ANSWER
+    assert f"Hm. {LOOP * 200}".startswith(message["reasoning"])
+    assert 4 * len(LOOP) <= len(message["reasoning"]) < 7 * len(LOOP)
+    assert reply["r1"]["recovered"] == "repetition"
+    assert reply["choices"][0]["finish_reason"] == "stop"
+    assert reply["usage"]["completion_tokens"] < 8 * len(LOOP) + len(ANSWER)
+    assert engine.counters.aborted - before == 2  # the whole reply's and the stream's
+    for body in [r["body"] for r in engine.requests if r["path"] == "/v1/completions"]:
+        trace = decode(body["prompt"]).rpartition("<think>\n")[2]
+        assert trace.startswith("Hm. Wait")
+        assert trace.count("Wait") == 1
+        assert trace.endswith("\n</think>\n\n")
+
+
+async def test_circles_are_left_alone_in_answers_and_where_recovery_is_refused(
+    router: RunningRouter,
+) -> None:
+    reply = await both_ways(router, scripted(answer=f"\n\n{LOOP * 20}"))
+    assert reply["choices"][0]["message"]["content"] == LOOP * 20
+    reply = await both_ways(router, scripted(think=f"{LOOP * 20}\n"), recover=False)
+    assert reply["choices"][0]["message"]["reasoning"] == (LOOP * 20).strip()
+    reply = await both_ways(router, scripted(think="".join(f"{i}, " for i in range(500)) + "\n"))
+    assert "recovered" not in reply["r1"]
+
+
+async def test_circles_are_seen_across_a_failover() -> None:
+    """They begin on one engine and are cut on the other."""
+    text = scripted(think=f"{LOOP * 200}\n")
+    for after in (40, 90, 120):
+        async with (
+            StandInEngine(Options(**FAST)) as first,
+            StandInEngine(Options(**FAST)) as second,
+            running_router(first.url, second.url) as router,
+        ):
+            first.arm(Fault("reset", after=after, times=1))
+            second.arm(Fault("reset", after=after, times=1))
+            reply = (await router.chat(text, stream_options=None)).json()
+            assert reply["choices"][0]["message"]["content"] == ANSWER
+            assert reply["r1"]["recovered"] == "repetition"
+            assert reply["r1"]["failovers"] >= 1
+            assert len(reply["choices"][0]["message"]["reasoning"]) < 7 * len(LOOP)
+
+
 async def test_recovery_can_be_refused(router: RunningRouter) -> None:
     """Then the reply is as the engine made it, and nothing is reserved."""
     reply = await both_ways(router, scripted(gives_up_after=9), recover=False)
@@ -149,14 +202,14 @@ async def test_what_the_engine_parses_itself_is_left_as_it_is(
 async def test_a_full_context_gives_way_to_the_answer() -> None:
     """Where prompt and trace fill the context, the trace's end is left out of what the engine sees
     when it answers; the client still has all of it."""
-    long = "x" * 300
+    long = "".join(f"{i}," for i in range(95))
     async with (
         StandInEngine(Options(max_model_len=600, **FAST)) as engine,
         running_router(engine.url) as router,
     ):
         text = scripted(think=long + "\n")
         prompt = (await router.chat(text)).json()["usage"]["prompt_tokens"]
-        assert prompt + len(long) > 600 - len(ANSWER), "the test wants a context that is too small"
+        assert prompt < 600 < prompt + len(long), "the test wants a context that is too small"
         reply = await both_ways(router, text)
         message = reply["choices"][0]["message"]
         assert message["content"] == ANSWER
@@ -242,11 +295,11 @@ async def test_nobody_left_to_recover_is_an_error(engine: StandInEngine) -> None
     async with running_router(engine.url) as router:
 
         async def stop_soon() -> None:
-            await eventually(lambda: bool(engine.running))
+            await eventually(lambda: engine.generation_tokens > before + 5)
             await engine.stop()
 
-        fault = Fault("slow", every=2)
-        engine.arm(fault)
+        before = engine.generation_tokens
+        engine.arm(Fault("slow"))
         stopping = asyncio.create_task(stop_soon())
         events = await router.stream(scripted(gives_up_after=30))
         await stopping
