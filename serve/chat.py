@@ -5,16 +5,16 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable
+from typing import ClassVar
 
 from starlette.types import Send
 
 from serve.admission import Admission
-from serve.generation import Generation, Usage
+from serve.forms import Sampled, StreamForm, WholeForm
+from serve.generation import Usage
 from serve.plan import Plan
 from serve.reply import Head, StreamReply, WholeReply
 from serve.response import DisconnectGuard, EngineResponse, body_part
-from serve.several import Several
-from serve.sse import DONE_EVENT
 from serve.telemetry import Stopwatch, Telemetry
 from serve.wire import EngineChoice
 from serve.writer import ClientWriter
@@ -23,14 +23,16 @@ log = logging.getLogger(__name__)
 
 
 class ChatReply(EngineResponse):
-    """Runs `generation` when the server calls it, as a stream or as a whole, by the plan."""
+    """Runs `generation` when the server calls it, as a stream or as a whole, by the plan. Other
+    APIs' replies differ in their forms only."""
 
     route = "/v1/chat/completions"
+    id_prefix: ClassVar = "chatcmpl-"
 
     def __init__(
         self,
         plan: Plan,
-        generation: Generation | Several,
+        generation: Sampled,
         head: Head,
         *,
         admission: Admission,
@@ -38,9 +40,9 @@ class ChatReply(EngineResponse):
         watch: Stopwatch,
     ) -> None:
         super().__init__(admission, telemetry, watch, plan.preset)
-        self._plan = plan
-        self._generation = generation
-        self._head = head
+        self.plan = plan
+        self.generation = generation
+        self.head = head
         content_type = b"text/event-stream; charset=utf-8" if plan.stream else b"application/json"
         self.raw_headers = [
             (b"content-type", content_type),
@@ -54,35 +56,40 @@ class ChatReply(EngineResponse):
 
     async def run(self, send: Send, guard: DisconnectGuard) -> None:
         self.raw_headers += self.admission.headers()
-        await (self._stream if self._plan.stream else self._whole)(send, guard)
+        await (self._stream if self.plan.stream else self._whole)(send, guard)
+
+    def stream_form(self) -> StreamForm:
+        return StreamReply(self.plan, self.head, self.generation)
+
+    def whole_form(self) -> WholeForm:
+        return WholeReply(self.plan, self.head)
 
     def close(self) -> None:
-        self._generation.close()
+        self.generation.close()
 
     def used(self) -> Usage:
-        return self._generation.usage
+        return self.generation.usage
 
     def ended(self, outcome: str) -> None:
         super().ended(outcome)
-        usage = self._generation.usage
+        usage = self.generation.usage
         self.telemetry.count(usage, self.preset)
-        self.telemetry.failed_over(self._generation.num_failovers)
+        self.telemetry.failed_over(self.generation.num_failovers)
         log.info(
             "%s %s key=%s preset=%s stream=%s %s %.0f ms failovers=%d %s",
-            self._head.id,
+            self.head.id,
             self.route,
             self.admission.key_name,
             self.preset,
-            self._plan.stream,
+            self.plan.stream,
             outcome,
             self.watch.elapsed_s() * 1000,
-            self._generation.num_failovers,
+            self.generation.num_failovers,
             usage,
         )
 
     async def _stream(self, send: Send, guard: DisconnectGuard) -> None:
-        generation = self._generation
-        reply = StreamReply(self._plan, self._head, generation.note)
+        generation, reply = self.generation, self.stream_form()
         writer = ClientWriter(send, generation.pause, generation.resume, self.line)
         encode, write_body, watch = reply.encode, writer.write_body, self.watch
 
@@ -94,21 +101,19 @@ class ChatReply(EngineResponse):
             events = encode(choices)
             if not self.started:
                 self.started = True
-                if self._plan.return_token_ids and generation.prompt_token_ids is not None:
-                    events = reply.prompt_token_ids(generation.prompt_token_ids) + events
                 writer.begin(self.raw_headers, events)
             elif events:
                 write_body(events)
 
         async with writer:
             await generation.run(emit)
-        last = reply.usage(generation.usage) if self._plan.include_usage else b""
+        last = reply.end()
         guard.release()
-        if self.line is None or not self.line.end(last + DONE_EVENT):
-            await send(body_part(last + DONE_EVENT, more=False))
+        if self.line is None or not self.line.end(last):
+            await send(body_part(last, more=False))
 
     async def _whole(self, send: Send, guard: DisconnectGuard) -> None:
-        reply, generation = WholeReply(self._plan, self._head), self._generation
+        reply, generation = self.whole_form(), self.generation
 
         def emit(choices: list[EngineChoice]) -> None:
             if self.watch.first_answer_s is None:
@@ -116,7 +121,7 @@ class ChatReply(EngineResponse):
             reply.add(choices)
 
         await generation.run(emit, forget=reply.clear)
-        body = reply.body(generation.usage, generation.prompt_token_ids, generation.note())
+        body = reply.body(generation)
         guard.release()
         self.started = True
         if self.line is None or not self.line.reply(self.raw_headers, body):

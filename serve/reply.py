@@ -6,13 +6,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
+from serve.forms import Sampled
 from serve.generation import Usage
 from serve.plan import Plan
 from serve.reasoning import CLOSE_TAG, OPEN_TAG, ReasoningFormat
+from serve.sse import DONE_EVENT
 from serve.wire import EngineChoice
 
 _dumps = msgspec.json.encode
@@ -61,9 +63,10 @@ def _around(start: bytes, names: Sequence[str]) -> list[bytes]:
 class StreamReply:
     """Choices → SSE bytes."""
 
-    def __init__(self, plan: Plan, head: Head, note: Callable[[int], dict[str, object]]) -> None:
-        """`note` gives what `r1` tells of a choice that has ended."""
-        self._note = note
+    def __init__(self, plan: Plan, head: Head, sampled: Sampled) -> None:
+        self._sampled = sampled
+        self._include_usage = plan.include_usage
+        self._begun = False
         self._views = [_View(plan.reasoning_format) for _ in range(plan.num_choices)]
         self._plain = plan.reasoning_format == "parsed" and not plan.return_token_ids
         self._hidden = plan.reasoning_format == "hidden"
@@ -81,8 +84,7 @@ class StreamReply:
         self._answers = [_around(start, ["content"]) for start in self._choice_starts]
 
     def encode(self, choices: Iterable[EngineChoice]) -> bytes:
-        """The events of one read; empty when they have nothing to show yet."""
-        events = b""
+        events = b"" if self._begun else self._beginning()
         for choice in choices:
             delta = choice.delta
             if (
@@ -100,11 +102,18 @@ class StreamReply:
                 events += b"".join(self._events(choice))
         return events
 
-    def prompt_token_ids(self, ids: list[int]) -> bytes:
-        return b'%b"choices":[],"prompt_token_ids":%b}\n\n' % (self._start, _dumps(ids))
+    def end(self) -> bytes:
+        if not self._include_usage:
+            return DONE_EVENT
+        usage = _dumps(usage_body(self._sampled.usage))
+        return b'%b"choices":[],"usage":%b}\n\n' % (self._start, usage) + DONE_EVENT
 
-    def usage(self, usage: Usage) -> bytes:
-        return b'%b"choices":[],"usage":%b}\n\n' % (self._start, _dumps(usage_body(usage)))
+    def _beginning(self) -> bytes:
+        self._begun = True
+        ids = self._sampled.prompt_token_ids if self._token_ids else None
+        if ids is None:
+            return b""
+        return b'%b"choices":[],"prompt_token_ids":%b}\n\n' % (self._start, _dumps(ids))
 
     def _events(self, choice: EngineChoice) -> Iterable[bytes]:
         delta = choice.delta
@@ -129,7 +138,7 @@ class StreamReply:
                 extras,
                 _dumps(choice.finish_reason),
                 _dumps(choice.stop_reason),
-                b',"r1":%b' % _dumps(note) if (note := self._note(choice.index)) else b"",
+                b',"r1":%b' % _dumps(note) if (note := self._sampled.note(choice.index)) else b"",
             )
 
     def _extras(self, choice: EngineChoice) -> bytes:
@@ -229,9 +238,7 @@ class WholeReply:
         for choice in choices:
             self._folded[choice.index].add(choice, hidden)
 
-    def body(
-        self, usage: Usage, prompt_token_ids: list[int] | None, note: dict[str, object]
-    ) -> bytes:
+    def body(self, sampled: Sampled) -> bytes:
         head, plan = self._head, self._plan
         reply: dict[str, object] = {
             "id": head.id,
@@ -239,16 +246,16 @@ class WholeReply:
             "created": head.created,
             "model": head.model,
             "choices": [self._choice(i, folded) for i, folded in enumerate(self._folded)],
-            "usage": usage_body(usage),
+            "usage": usage_body(sampled.usage),
             "r1": {
                 "preset": plan.preset,
                 "thinking_token_budget": plan.budget.tokens,
                 "budget_source": plan.budget.source,
-                **note,
+                **sampled.note(),
             },
         }
         if plan.return_token_ids:
-            reply["prompt_token_ids"] = prompt_token_ids
+            reply["prompt_token_ids"] = sampled.prompt_token_ids
         return _dumps(reply)
 
     def _choice(self, index: int, folded: _Folded) -> dict[str, object]:

@@ -109,6 +109,10 @@ class EngineResponse(Response, abc.ABC):
     def used(self) -> Usage:
         """What the engine spent on it, as far as it is known."""
 
+    def error_event(self, error: ServeError) -> bytes:
+        """What ends a stream that has begun."""
+        return sse.encode(error.body())
+
     def ended(self, outcome: str) -> None:
         """Records the end, and charges it to the key that asked."""
         self.telemetry.record(self.watch, self.route, self.preset, outcome)
@@ -140,12 +144,12 @@ class EngineResponse(Response, abc.ABC):
                 self.telemetry.rejected(exc.reason)
             if not self.started:
                 raise
-            await send(body_part(sse.encode(exc.body()), more=False))
+            await send(body_part(self.error_event(exc), more=False))
         except Exception:
             if not self.started:
                 raise
             log.exception("%s failed in mid-stream", self.route)
-            await send(body_part(sse.encode(ServeError(FAILED).body()), more=False))
+            await send(body_part(self.error_event(ServeError(FAILED)), more=False))
         finally:
             self.ended(outcome)
 

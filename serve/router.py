@@ -13,24 +13,32 @@ import secrets
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 from fastapi import FastAPI, Request, Response
 
 from serve import __version__
 from serve.access import claim_of
-from serve.admission import Gate
+from serve.admission import Admission, Gate
 from serve.app import App, add_error_handlers, read_body
 from serve.chat import ChatReply, make_head
 from serve.completion import CompletionReply
 from serve.describe import EngineInfo
 from serve.drain import Drain
+from serve.forms import Sampled
 from serve.generation import Generation
 from serve.keys import KeyRing
 from serve.openapi import CHAT_SCHEMA, COMPLETION_SCHEMA, TOKENIZE_SCHEMA
-from serve.plan import plan_chat, plan_completion
+from serve.plan import Plan, plan_chat, plan_completion
 from serve.presets import PresetBook, load_presets, resolve_model
-from serve.protocol import parse_chat, parse_completion, parse_json, parse_tokenize
+from serve.protocol import (
+    ChatRequest,
+    parse_chat,
+    parse_completion,
+    parse_json,
+    parse_tokenize,
+)
 from serve.replicas import ReplicaSet
 from serve.settings import Settings, SettingsError
 from serve.several import Several
@@ -43,6 +51,8 @@ from serve.worker import ALONE, Worker
 log = logging.getLogger(__name__)
 
 FIRST_LOOK_S = 2.0
+
+R = TypeVar("R", bound=ChatReply)
 
 
 class Router:
@@ -99,6 +109,12 @@ class Router:
         name, named = resolve_model(model, preset, models, self.presets)
         return models[name], named or self.settings.router.default_preset
 
+    def sampled(self, plan: Plan, request_id: str, admission: Admission) -> Sampled:
+        """What makes the choices of a planned reply."""
+        if plan.num_choices > 1:
+            return Several(plan, self.replicas, request_id, admission)
+        return Generation(plan, self.replicas, request_id)
+
 
 def build_app(settings: Settings, worker: Worker = ALONE) -> FastAPI:
     """The router over the engines that `settings.router` names; `worker` makes it one of several.
@@ -142,15 +158,19 @@ async def _first_look(replicas: ReplicaSet) -> None:
 def _add_generation_routes(app: App, router: Router) -> None:
     settings = router.settings
 
-    @app.post("/v1/chat/completions", openapi_extra=CHAT_SCHEMA)
-    async def chat(request: Request) -> Response:
-        watch = Stopwatch()
-        body = await read_body(request, settings.server.max_body_bytes)
-        data = parse_json(body)
-        chat_request = parse_chat(data)
-        info, preset = router.resolve(chat_request.model, chat_request.preset)
+    def start(
+        request: Request,
+        watch: Stopwatch,
+        body: bytes,
+        asked: ChatRequest,
+        data: dict[str, object],
+        reply: type[R],
+    ) -> R:
+        """The reply to a chat, in whatever form it was asked; `data` is what `asked` was read
+        from."""
+        info, preset = router.resolve(asked.model, asked.preset)
         plan = plan_chat(
-            chat_request,
+            asked,
             data,
             model=info.model,
             max_model_len=info.max_model_len,
@@ -158,22 +178,24 @@ def _add_generation_routes(app: App, router: Router) -> None:
             book=router.presets,
             merge_system=settings.router.merge_system_message,
         )
-        admission = router.gate.admit(claim_of(request.scope, body, chat_request))
+        admission = router.gate.admit(claim_of(request.scope, body, asked))
         set_priority(plan.body, admission.claim.priority)
-        request_id = f"chatcmpl-{secrets.token_hex(16)}"
-        generation = (
-            Generation(plan, router.replicas, request_id)
-            if plan.num_choices == 1
-            else Several(plan, router.replicas, request_id, admission)
-        )
-        return ChatReply(
+        request_id = f"{reply.id_prefix}{secrets.token_hex(16)}"
+        return reply(
             plan,
-            generation,
+            router.sampled(plan, request_id, admission),
             make_head(request_id, plan.model, list(settings.router.reasoning_fields)),
             admission=admission,
             telemetry=router.telemetry,
             watch=watch,
         )
+
+    @app.post("/v1/chat/completions", openapi_extra=CHAT_SCHEMA)
+    async def chat(request: Request) -> Response:
+        watch = Stopwatch()
+        body = await read_body(request, settings.server.max_body_bytes)
+        data = parse_json(body)
+        return start(request, watch, body, parse_chat(data), data, ChatReply)
 
     @app.post("/v1/completions", openapi_extra=COMPLETION_SCHEMA)
     async def completions(request: Request) -> Response:
