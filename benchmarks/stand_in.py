@@ -357,6 +357,7 @@ class Call:
         values: Json = json.loads(given) if isinstance(given, str) else given
         num_choices, max_tokens = int(body.get("n") or 1), self._max_tokens()
         self.choices = []
+        self.fault = engine.take_fault()
         for index in range(num_choices):
             variants = values.get("choices")
             at = (int(body.get("seed") or 0) + index) % len(variants) if variants else 0
@@ -364,8 +365,8 @@ class Call:
             pieces = self._budgeted(_continued(_whole(script), already), len(already))
             if script.gives_up_after is not None and END_THINK not in already:
                 pieces = pieces[: max(0, script.gives_up_after - len(already))]
+            self.fault = self.fault or script.fault
             self.choices.append(Choice(index, pieces, script.finish_reason, max_tokens))
-        self.fault = engine.take_fault() or Script.parse(values, options).fault
         self.stream = bool(body.get("stream"))
         usage = body.get("stream_options") or {}
         self.usage_asked = bool(usage.get("include_usage"))

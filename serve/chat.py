@@ -7,8 +7,10 @@ import time
 from collections.abc import Iterable
 from typing import ClassVar
 
+import msgspec
 from starlette.types import Send
 
+from serve import sse
 from serve.admission import Admission
 from serve.forms import Sampled, StreamForm, WholeForm
 from serve.generation import Usage
@@ -16,6 +18,7 @@ from serve.plan import Plan
 from serve.reply import Head, StreamReply, WholeReply
 from serve.response import DisconnectGuard, EngineResponse, body_part
 from serve.telemetry import Stopwatch, Telemetry
+from serve.votes import Vote
 from serve.wire import EngineChoice
 from serve.writer import ClientWriter
 
@@ -105,6 +108,16 @@ class ChatReply(EngineResponse):
             elif events:
                 write_body(events)
 
+        def tell(report: dict[str, object]) -> None:
+            comment = sse.comment(b"r1.votes " + msgspec.json.encode(report))
+            if self.started:
+                writer.write_body(comment)
+            else:
+                self.started = True
+                writer.begin(self.raw_headers, comment)
+
+        if isinstance(generation, Vote):
+            generation.on_progress = tell
         async with writer:
             await generation.run(emit)
         last = reply.end()

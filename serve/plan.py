@@ -16,6 +16,7 @@ from serve.errors import InvalidRequest
 from serve.presets import BUDGET, SAMPLING_FIELDS, Preset, PresetBook
 from serve.protocol import NOT_FOR_ENGINE, ChatRequest, CompletionRequest
 from serve.reasoning import ReasoningFormat
+from serve.tally import Votes
 from serve.turns import engine_messages
 
 
@@ -42,6 +43,7 @@ class Plan(msgspec.Struct, kw_only=True):
     """What the turns of one conversation share (`serve.balancing`)."""
     stop: list[str] = []
     include_stop: bool = False
+    votes: Votes | None = None
 
 
 def plan_chat(
@@ -109,7 +111,32 @@ def plan_chat(
         affinity=affinity_key(request.messages),
         stop=_stop_strings(request.stop),
         include_stop=bool(request.include_stop_str_in_output),
+        votes=_votes(request, preset, body),
     )
+
+
+def _votes(request: ChatRequest, preset: Preset, body: Mapping[str, object]) -> Votes | None:
+    """How the request's samples vote, if it has several. Raises `InvalidRequest` where they can't;
+    a preset's votes are left out there."""
+    asked = Votes(n=request.votes) if isinstance(request.votes, int) else request.votes
+    votes = asked or Votes(n=preset.votes)
+    if votes.n == 1:
+        return None
+    form = votes.answer_form or preset.answer_form
+    obstacles = {
+        "n": (request.n or 1) > 1 and "send `n` or `votes`, not both",
+        "tools": bool(body.get("tools")) and "calls of tools can't be counted",
+        "temperature": body.get("temperature") == 0 and "at temperature 0 all samples are the same",
+        "votes": form == "none"
+        and "nothing says where the answer stands: take a preset with an `answer_form` (math), or "
+        'send it, `"votes": {"n": 8, "answer_form": "boxed"}`',
+    }
+    for field, why in obstacles.items():
+        if why and asked is None:
+            return None
+        if why:
+            raise InvalidRequest(f"no vote is possible here: {why}", param=field)
+    return msgspec.structs.replace(votes, answer_form=form)
 
 
 def plan_completion(

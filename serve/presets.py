@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
+from serve.answer import AnswerForm
 from serve.errors import InvalidRequest, ModelNotFound
 from serve.protocol import ReasoningEffort, Sampling
 from serve.settings import SettingsError, config_dir, read_toml
 from serve.strict import StrictError, convert, did_you_mean
+from serve.tally import MAX_VOTES
 
 SAMPLING_FIELDS = Sampling.__struct_fields__
 BUDGET = "thinking_token_budget"
@@ -34,7 +36,10 @@ class Preset(Sampling, frozen=True, kw_only=True):
     """What thinking must leave of `max_tokens` for the answer; half of them at most."""
     instruction: str = ""
     """Appended to the last user turn: R1 wants no system prompt."""
-    answer_form: Literal["boxed", "code", "json", "none"] = "none"
+    answer_form: AnswerForm = "none"
+    """Where the answer stands in the text: what votes compare."""
+    votes: Annotated[int, Meta(ge=1, le=MAX_VOTES)] = 1
+    """Samples per request, of which the most frequent answer is the reply."""
     pinned: list[str] = msgspec.field(default_factory=list)
     """Fields that a client can't override; its own value for them is set aside."""
     bounds: dict[str, tuple[float, float]] = msgspec.field(default_factory=dict)
@@ -81,6 +86,10 @@ def _check(name: str, preset: Preset) -> None:
             raise StrictError(
                 f"preset `{name}` pins or bounds `{field}`, which isn't one of {', '.join(fields)}"
             )
+    if preset.votes > 1 and (preset.answer_form == "none" or preset.temperature == 0):
+        raise StrictError(
+            f"preset `{name}` has votes, so it needs an answer_form and a temperature above 0"
+        )
     for field, (low, high) in preset.bounds.items():
         value = preset.value(field)
         if low > high or (value is not None and not low <= value <= high):

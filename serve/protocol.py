@@ -16,6 +16,7 @@ from msgspec import Meta
 from serve.errors import InvalidRequest, MalformedJSON, UnknownField
 from serve.reasoning import ReasoningFormat
 from serve.strict import StrictError, UnknownKeyError, convert
+from serve.tally import MAX_VOTES, Votes
 
 R = TypeVar("R")
 ReasoningEffort = Literal["none", "minimal", "low", "medium", "high"]
@@ -97,6 +98,7 @@ class ChatRequest(GenerationRequest, frozen=True, kw_only=True):
     thinking_token_budget: Annotated[int, Meta(ge=0)] | None = None
     reasoning_format: ReasoningFormat = "parsed"
     recover: bool | None = None
+    votes: Annotated[int, Meta(ge=1, le=MAX_VOTES)] | Votes | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     tools: list[dict[str, object]] | None = None
@@ -141,6 +143,7 @@ NOT_FOR_ENGINE = frozenset(
         "reasoning_effort",
         "reasoning_format",
         "recover",
+        "votes",
         "user",
         "metadata",
         "store",

@@ -44,8 +44,10 @@ from serve.settings import Settings, SettingsError
 from serve.several import Several
 from serve.shared import Shared
 from serve.strict import did_you_mean
+from serve.symbolic import SymbolicChecker
 from serve.telemetry import Stopwatch, Telemetry
 from serve.turns import engine_messages
+from serve.votes import Vote
 from serve.worker import ALONE, Worker
 
 log = logging.getLogger(__name__)
@@ -63,6 +65,7 @@ class Router:
         shared = Shared(worker)
         self.presets = self._read_presets()
         self.replicas = ReplicaSet(settings.router)
+        self.checker = SymbolicChecker()
         self.gate = Gate(
             settings.router.max_in_flight,
             max_queued=settings.router.max_queued,
@@ -111,6 +114,8 @@ class Router:
 
     def sampled(self, plan: Plan, request_id: str, admission: Admission) -> Sampled:
         """What makes the choices of a planned reply."""
+        if plan.votes is not None:
+            return Vote(plan, self.replicas, request_id, admission, self.checker)
         if plan.num_choices > 1:
             return Several(plan, self.replicas, request_id, admission)
         return Generation(plan, self.replicas, request_id)
@@ -129,7 +134,10 @@ def build_app(settings: Settings, worker: Worker = ALONE) -> FastAPI:
         watching = router.keys.watching() if router.keys else contextlib.nullcontext()
         async with watching, router.replicas.running(), router.telemetry.running():
             await _first_look(router.replicas)
-            yield
+            try:
+                yield
+            finally:
+                await router.checker.close()
 
     app = App(
         title="r1-serve",

@@ -34,12 +34,20 @@ class Slots(Protocol):
 class Several:
     """To its user as `serve.generation.Generation`; what it emits carries the choice's index."""
 
-    def __init__(self, plan: Plan, replicas: ReplicaSet, request_id: str, slots: Slots) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        replicas: ReplicaSet,
+        request_id: str,
+        slots: Slots,
+        *,
+        num_members: int | None = None,
+    ) -> None:
         self._slots = slots
         self._num_slots = 1
         self.members = [
             Generation(_member_plan(plan, i), replicas, f"{request_id}-{i}", index=i)
-            for i in range(plan.num_choices)
+            for i in range(plan.num_choices if num_members is None else num_members)
         ]
 
     async def run(self, emit: Emit, forget: Forget | None = None) -> None:
@@ -137,7 +145,10 @@ class Several:
 
 
 def _member_plan(plan: Plan, index: int) -> Plan:
-    """The seed of each choice is vLLM's own for it (`vllm/v1/engine/parallel_sampling.py`)."""
+    """The seed of each choice is vLLM's own for it (`vllm/v1/engine/parallel_sampling.py`). Nothing
+    of a vote's samples streams."""
+    if plan.votes is not None:
+        plan = msgspec.structs.replace(plan, stream=False)
     seed = plan.body.get("seed")
     if not isinstance(seed, int):
         return plan

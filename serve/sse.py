@@ -16,6 +16,11 @@ def encode(data: bytes) -> bytes:
     return b"data: %b\n\n" % data
 
 
+def comment(text: bytes) -> bytes:
+    """What clients skip; `text` must be free of newlines."""
+    return b": %b\n\n" % text
+
+
 class SSETooLong(ValueError):
     """An event grew beyond the limit without ending."""
 
