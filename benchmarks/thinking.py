@@ -24,7 +24,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -83,8 +83,8 @@ class Client:
                     raise RuntimeError(f"HTTP {response.status}: {reply}")
             return reply | {"seconds": time.perf_counter() - began_s}
 
-    async def ask_all(self, questions: Sequence[str], fields: Callable[[int], Json]) -> list[Json]:
-        asked = [self.ask(question, **fields(i)) for i, question in enumerate(questions)]
+    async def ask_all(self, questions: Sequence[str], fields: Sequence[Json]) -> list[Json]:
+        asked = [self.ask(question, **its) for question, its in zip(questions, fields, strict=True)]
         return await asyncio.gather(*asked)
 
 
@@ -118,10 +118,10 @@ async def votes(client: Client, settings: Settings) -> Json:
     sampling = {"preset": "math", "temperature": 1.0, "top_p": 1.0}
     sampling |= {"max_tokens": settings.max_tokens}
 
-    def seeded(**fields: Any) -> Callable[[int], Json]:
-        return lambda i: sampling | {"seed": settings.seed + 1000 * i} | fields
+    def seeded(**fields: Any) -> list[Json]:
+        seeds = [settings.seed + 1000 * i for i in range(len(problems))]
+        return [sampling | fields | {"seed": seed} for seed in seeds]
 
-    # top_p is the preset's to bound, not to pin: what is asked for is what is sampled.
     whole = await client.ask_all(questions, seeded(n=NUM_SAMPLES, return_token_ids=True))
     all_tokens = [[len(choice["token_ids"]) for choice in reply["choices"]] for reply in whole]
     full = sum(map(sum, all_tokens))
@@ -133,7 +133,10 @@ async def votes(client: Client, settings: Settings) -> Json:
         {"how": "one sample", "n": 1, "accuracy": single, "tokens": full / NUM_SAMPLES / len(whole)}
     ]
     for n in (3, 5, NUM_SAMPLES):
-        right = [offline(p, r, all_tokens[i], n) for i, (p, r) in enumerate(zip(problems, whole))]
+        right = [
+            offline(p, r, all_tokens[i], n)
+            for i, (p, r) in enumerate(zip(problems, whole, strict=True))
+        ]
         spent = sum(sum(tokens[:n]) for tokens in all_tokens) / len(whole)
         rows.append(
             {"how": f"offline majority of {n}", "n": n, "accuracy": share(right), "tokens": spent}
@@ -179,11 +182,11 @@ async def recovery(client: Client, settings: Settings) -> Json:
     each = settings.recovery_problems // len(kinds)
     problems = [p for kind in kinds for p in held_out_problems(kind, each, settings.seed)]
     questions = [problem.question for problem in problems]
-    rows = []
+    rows, num = [], len(questions)
     for limit in map(int, settings.limits.split(",")):
         for recover in (False, True):
             fields = {"preset": "math", "max_tokens": limit, "recover": recover}
-            replies = await client.ask_all(questions, lambda i, f=fields: f | {"seed": i})
+            replies = await client.ask_all(questions, [fields | {"seed": i} for i in range(num)])
             contents = list(map(content_of, replies))
             rows.append(
                 {
@@ -211,7 +214,7 @@ async def loops(client: Client, settings: Settings) -> Json:
             "max_tokens": settings.loop_max_tokens,
             "recover": recover,
         }
-        replies = await client.ask_all(questions, lambda i, f=fields: f)
+        replies = await client.ask_all(questions, [fields] * len(questions))
         rows.append(
             {
                 "breaker": recover,
