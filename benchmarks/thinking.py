@@ -52,7 +52,7 @@ Json = dict[str, Any]
 class Settings:
     only: str = "votes,recovery,loops"
     problems: int = 300
-    chain_length: int = 8
+    chain_lengths: str = "5,6,7,8"
     limits: str = "16,32,48,64,96,128"
     recovery_problems: int = 200
     max_tokens: int = 800
@@ -105,8 +105,10 @@ def is_right(problem: Problem, content: str) -> bool:
 
 def chains(settings: Settings) -> list[Problem]:
     rng, found = Random(settings.seed), list[Problem]()
+    lengths = [int(length) for length in settings.chain_lengths.split(",")]
     while len(found) < settings.problems:
-        problem = chain(rng, "en", length=settings.chain_length, slip_rate=0.0)
+        length = lengths[len(found) % len(lengths)]
+        problem = chain(rng, "en", length=length, slip_rate=0.0)
         if problem.held_out:
             found.append(problem)
     return found

@@ -163,8 +163,12 @@ def _flags(settings: EngineSettings, machine: Machine, port: int) -> list[str]:
         flags += ["--structured-outputs-config", json.dumps(_COMPACT_JSON)]
     if settings.speculative_ngram_tokens is not None:
         flags += ["--speculative-config", _speculation(settings.speculative_ngram_tokens)]
-    if machine.device == "cpu" and settings.cpu_threads is not None:
-        flags += ["--distributed-executor-backend", "uni"]
+    if machine.device == "cpu":
+        # A prompt read in parts kills the engine where the request has a seed: torch's CPU
+        # generator has no offset to turn back (`_bookkeeping_sync` in gpu_model_runner.py, 0.32).
+        flags += ["--no-enable-chunked-prefill"]
+        if settings.cpu_threads is not None:
+            flags += ["--distributed-executor-backend", "uni"]
     # vLLM drains for whole seconds; 0 would abort what runs.
     flags += ["--shutdown-timeout", str(round(settings.shutdown_timeout_s))]
     return flags + _FIXED_FLAGS

@@ -93,6 +93,11 @@ class Generation:
     def prompt_token_ids(self) -> list[int] | None:
         return None if self._prompt_ids is None else self._prompt_ids.tolist()
 
+    @property
+    def num_tokens(self) -> int:
+        """Generated so far."""
+        return self._choice.num_tokens
+
     async def run(self, emit: Emit, forget: Forget | None = None) -> None:
         """Calls `emit` with the choices of each read from the engine, in the read callback itself;
         returns when the generation is complete. `forget`, given where nothing of it has been sent

@@ -19,6 +19,7 @@ from serve.plan import Plan
 from serve.replicas import ReplicaSet
 
 _SEEDS = 1 << 64
+_LOOK_S = 0.25
 
 
 class Slots(Protocol):
@@ -65,9 +66,9 @@ class Several:
         num_wanted: Callable[[], int],
         ended: Callable[[Generation, asyncio.Task[None]], Awaitable[bool]],
     ) -> None:
-        """Starts members in turn, as many as `num_wanted()` at once and as slots allow, and tells
-        `ended` of each. Returns when it says so, or when none runs and none is left; those that run
-        then are cancelled."""
+        """Starts members in turn, as many as `num_wanted()` at once and as slots allow, which is
+        looked at again now and then, and tells `ended` of each. Returns when it says so, or when
+        none runs and none is left; those that run then are cancelled."""
         waiting = iter(self.members)
         running: dict[asyncio.Task[None], Generation] = {}
         try:
@@ -82,7 +83,9 @@ class Several:
                     self._slots.narrow()
                 if not running:
                     return
-                done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                done, _ = await asyncio.wait(
+                    running, timeout=_LOOK_S, return_when=asyncio.FIRST_COMPLETED
+                )
                 for task in done:
                     if await ended(running.pop(task), task):
                         return

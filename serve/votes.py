@@ -1,13 +1,15 @@
 """A vote: several samples of one chat, of which the most frequent answer is the reply.
 
-No more samples run at once than could decide it, and those that run when it is decided are given up
-on the engine (`docs/decisions/0012-several.md` has what both save). Samples that fail don't count.
+No more samples run at once than could decide it; one that thinks far longer than the others did is
+not waited for, and given up on the engine once it is decided without it
+(`docs/decisions/0012-several.md` has what that saves). Samples that fail don't count.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import statistics
 from collections.abc import Callable
 
 from serve.answer import AnswerForm, extract_answer
@@ -20,6 +22,8 @@ from serve.symbolic import SymbolicChecker
 from serve.tally import Ballot, Tally, Votes
 from serve.wire import EngineChoice
 
+STRAGGLER = 2.0
+"""Times the tokens of the median sample that came to its end."""
 ALGEBRA_TIMEOUT_S = 5.0
 """For all comparisons that one sample brings: more than the answers' keys tell is a gain, not a
 need."""
@@ -42,7 +46,9 @@ class Vote(Several):
         self._form: AnswerForm = votes.answer_form or "none"
         self._tally = Tally(votes, self._form)
         self._checker = checker
-        self._said: dict[Generation, list[EngineChoice]] = {it: [] for it in self.members}
+        self._said: dict[Generation, list[EngineChoice]] = {}
+        self._running: set[Generation] = set()
+        self._lengths: list[int] = []
         self._winner: Generation | None = None
         self.on_progress: Callable[[dict[str, object]], None] = lambda report: None
 
@@ -51,25 +57,26 @@ class Vote(Several):
         failure: ServeError | None = None
 
         async def sample(member: Generation) -> None:
-            said = self._said[member]
+            said = self._said[member] = []
+            self._running.add(member)
             await member.run(said.extend, lambda _: said.clear())
 
         async def ended(member: Generation, task: asyncio.Task[None]) -> bool:
             nonlocal failure
+            self._running.discard(member)
             try:
                 task.result()
             except InvalidRequest:
                 raise  # so are the others
             except ServeError as exc:
                 failure = exc
-                self._said[member].clear()
                 self._tally.lose()
             else:
                 await self._count(member)
             self.on_progress(self._tally.report())
             return self._tally.decided
 
-        await self._run(sample, lambda: self._tally.num_needed, ended)
+        await self._run(sample, self._num_wanted, ended)
         winner = self._tally.winner
         if winner is None:
             raise failure or ServeError("no sample of the vote came to its end")
@@ -80,7 +87,16 @@ class Vote(Several):
         self._said.clear()
         emit(said)
 
+    def _num_wanted(self) -> int:
+        """At once: as many as could decide it, not counting stragglers."""
+        if not self._lengths:
+            return self._tally.num_needed
+        most = STRAGGLER * statistics.median(self._lengths)
+        num_stragglers = sum(member.num_tokens > most for member in self._running)
+        return self._tally.num_needed + num_stragglers
+
     async def _count(self, member: Generation) -> None:
+        self._lengths.append(member.num_tokens)
         content = "".join(choice.delta.content or "" for choice in self._said[member])
         self._tally.add(
             Ballot(
