@@ -78,8 +78,14 @@ class ChatReply(EngineResponse):
         usage = self.generation.usage
         self.telemetry.count(usage, self.preset)
         self.telemetry.failed_over(self.generation.num_failovers)
+        note = self.generation.note()
+        if phases := self.generation.phases:
+            self.telemetry.thought(self.preset, self.plan.budget, phases)
+        if isinstance(self.generation, Vote):
+            self.telemetry.voted(self.preset, self.generation.tally)
+            note["votes"] = f"{self.generation.tally.share:.2f}"  # answers aren't for the log
         log.info(
-            "%s %s key=%s preset=%s stream=%s %s %.0f ms failovers=%d %s",
+            "%s %s key=%s preset=%s stream=%s %s %.0f ms budget=%s (%s) %s %s",
             self.head.id,
             self.route,
             self.admission.key_name,
@@ -87,8 +93,10 @@ class ChatReply(EngineResponse):
             self.plan.stream,
             outcome,
             self.watch.elapsed_s() * 1000,
-            self.generation.num_failovers,
+            self.plan.budget.tokens,
+            self.plan.budget.source,
             usage,
+            note,
         )
 
     async def _stream(self, send: Send, guard: DisconnectGuard) -> None:

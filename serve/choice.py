@@ -18,12 +18,15 @@ from serve.wire import EngineChoice
 Cut = Literal["budget", "length", "eos", "repetition"]
 """Why a leg ended before the answer did: the thinking budget, no tokens or context left, the model
 stopped while thinking, or it went in circles."""
+ThinkingEnd = Cut | Literal["model", "nothing"]
+"""What closed a trace: one of the cuts, the model itself, or nothing did."""
 _CUTS: dict[str | None, Cut] = {"length": "length", "stop": "eos", "repetition": "repetition"}
 
 
 class ChoiceState:
     __slots__ = (
         "_base",
+        "_budget_spent",
         "_has_calls",
         "_loops",
         "_num_reasoning_untold",
@@ -59,6 +62,7 @@ class ChoiceState:
         """Why the leg is over without the choice having ended: another one is to follow."""
         self.recovered: Cut | None = None
         """Why the trace was closed to get an answer."""
+        self._budget_spent = False
         self._base = array("I")
         self._since = 0
         self._reasoning_end: int | None = None
@@ -79,6 +83,14 @@ class ChoiceState:
     def num_reasoning_tokens(self) -> int:
         ids = self.ids[: self._reasoning_end]
         return num_reasoning_tokens(ids, self.trace) + self._num_reasoning_untold
+
+    @property
+    def thinking_ended_by(self) -> ThinkingEnd:
+        if self.recovered is not None:
+            return self.recovered
+        if self._budget_spent:
+            return "budget"
+        return "model" if self.splitter.answering else "nothing"
 
     @property
     def text_ids(self) -> array[int]:
@@ -114,6 +126,8 @@ class ChoiceState:
             self.recovered = self.cut
         elif self.splitter.answering:
             return ""
+        else:
+            self._budget_spent = True
         if self.splitter.answering and close_id is not None and close_id in ids:
             kept = ids[: ids.index(close_id)]  # no text of the answer yet, at most a part of this
         else:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol
 
-from serve.generation import Emit, Forget, Usage
+from serve.generation import Emit, Forget, Phases, Usage
 from serve.wire import EngineChoice
 
 
@@ -18,6 +18,10 @@ class Sampled(Protocol):
 
     @property
     def prompt_token_ids(self) -> list[int] | None: ...
+
+    @property
+    def phases(self) -> list[Phases]:
+        """How each generation went, that of a vote's losers too."""
 
     @property
     def num_failovers(self) -> int: ...

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from serve.choice import ChoiceState
+from serve.choice import ChoiceState, ThinkingEnd
 from serve.continuation import COMPLETIONS_PATH, completion_body, obstacle
 from serve.describe import EngineInfo
 from serve.errors import ContextLengthExceeded, ServeError, UpstreamError
@@ -59,6 +59,14 @@ class Usage(msgspec.Struct):
     completion_tokens: int = 0
     reasoning_tokens: int = 0
     cached_tokens: int | None = None
+
+
+class Phases(msgspec.Struct, frozen=True):
+    """How one generation went."""
+
+    num_thinking_tokens: int
+    num_answer_tokens: int
+    thinking_ended_by: ThinkingEnd
 
 
 class Generation:
@@ -234,6 +242,15 @@ class Generation:
         except (*UNREADABLE, SSETooLong) as exc:
             raise UpstreamError(f"the engine's stream could not be read: {exc}") from exc
         return not (self._complete or self._choice.had_enough)
+
+    @property
+    def phases(self) -> list[Phases]:
+        """Of this one; none where nothing was generated."""
+        choice, num_thinking = self._choice, self.usage.reasoning_tokens
+        if not choice.num_tokens:
+            return []
+        num_answer = max(0, self.usage.completion_tokens - num_thinking)
+        return [Phases(num_thinking, num_answer, choice.thinking_ended_by)]
 
     def note(self, index: int | None = None) -> dict[str, object]:
         """What `r1` tells beyond the plan; nothing of a generation left undisturbed."""

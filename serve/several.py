@@ -14,7 +14,7 @@ from typing import Protocol
 
 import msgspec
 
-from serve.generation import Emit, Forget, Generation, Usage
+from serve.generation import Emit, Forget, Generation, Phases, Usage
 from serve.plan import Plan
 from serve.replicas import ReplicaSet
 
@@ -110,6 +110,10 @@ class Several:
             reasoning_tokens=sum(usage.reasoning_tokens for usage in used),
             cached_tokens=first.cached_tokens,
         )
+
+    @property
+    def phases(self) -> list[Phases]:
+        return [phases for member in self.members for phases in member.phases]
 
     @property
     def prompt_token_ids(self) -> list[int] | None:

@@ -129,15 +129,19 @@ class Tally:
         best = self._groups[0] if self._groups else self.ballots
         return min(best, key=lambda ballot: ballot.num_thinking_tokens, default=None)
 
+    @property
+    def share(self) -> float:
+        """The winner's, of all samples counted."""
+        return len(self._groups[0]) / len(self.ballots) if self._groups else 0.0
+
     def report(self) -> dict[str, object]:
-        """What the reply tells of it: `share` is the winner's of all samples counted."""
+        """What the reply tells of it."""
         answers = [{"answer": _commonest(found), "count": len(found)} for found in self._groups]
-        most, _ = self._num_leading
         return {
             "strategy": self._votes.strategy,
             "n": self._votes.n,
             "counted": len(self.ballots),
-            "share": round(most / len(self.ballots), 4) if self.ballots else 0.0,
+            "share": round(self.share, 4),
             "answers": answers,
         }
 

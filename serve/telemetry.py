@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Generic, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from serve.generation import Usage
+from serve.budget import Budget
+from serve.generation import Phases, Usage
 from serve.replicas import ReplicaSet
 from serve.shared_metrics import SharedMetrics
+from serve.tally import Tally
 from serve.worker import ALONE, Worker
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+_TOKENS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
+_SHARES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+_SAMPLES = (1, 2, 3, 5, 8, 12, 16, 24, 32, 48, 64)
 
 
 M = TypeVar("M", Counter, Histogram)
@@ -49,21 +54,11 @@ class Telemetry:
         worker: Worker = ALONE,
     ) -> None:
         self.registry = CollectorRegistry()
-        self._requests = Labelled(
-            Counter(
-                "r1_requests",
-                "Requests by route, preset and outcome.",
-                ("route", "preset", "outcome"),
-                registry=self.registry,
-            )
+        self._requests = self._counter(
+            "r1_requests", "Requests by outcome.", ("route", "preset", "outcome")
         )
-        self._tokens = Labelled(
-            Counter(
-                "r1_tokens",
-                "Tokens by preset and kind: prompt, reasoning, answer.",
-                ("preset", "kind"),
-                registry=self.registry,
-            )
+        self._tokens = self._counter(
+            "r1_tokens", "Tokens by kind: prompt, reasoning, answer.", ("preset", "kind")
         )
         self._first_token = self._histogram(
             "r1_time_to_first_token_seconds", "Request to first text, thinking or answer."
@@ -72,6 +67,25 @@ class Telemetry:
             "r1_time_to_first_answer_seconds", "Request to first text of the answer."
         )
         self._duration = self._histogram("r1_request_seconds", "Request to last byte.")
+        self._thinking_tokens = self._histogram(
+            "r1_thinking_tokens", "Thinking of one generation.", _TOKENS
+        )
+        self._answer_tokens = self._histogram(
+            "r1_answer_tokens", "Answer of one generation.", _TOKENS
+        )
+        self._budget_tokens = self._histogram(
+            "r1_thinking_budget_tokens", "Thinking budget applied to a request.", _TOKENS
+        )
+        self._budgets = self._counter(
+            "r1_thinking_budgets", "Requests by what set their budget.", ("preset", "source")
+        )
+        self._thinking_ends = self._counter(
+            "r1_thinking_ends", "Generations by what closed their trace.", ("preset", "by")
+        )
+        self._agreement = self._histogram(
+            "r1_vote_agreement", "Share of a vote's samples that gave the answer.", _SHARES
+        )
+        self._samples = self._histogram("r1_vote_samples", "Samples that a vote took.", _SAMPLES)
         self._failovers = Counter(
             "r1_failovers", "Times a reply had to go on on another engine.", registry=self.registry
         )
@@ -81,26 +95,14 @@ class Telemetry:
             buckets=_SECONDS,
             registry=self.registry,
         )
-        self._rejections = Labelled(
-            Counter(
-                "r1_rejections",
-                "Requests refused with 429 or 401, by reason.",
-                ("reason",),
-                registry=self.registry,
-            )
+        self._rejections = self._counter(
+            "r1_rejections", "Requests refused with 429 or 401, by reason.", ("reason",)
         )
-        self._key_requests = Labelled(
-            Counter(
-                "r1_key_requests",
-                "Requests by key and outcome.",
-                ("key", "outcome"),
-                registry=self.registry,
-            )
+        self._key_requests = self._counter(
+            "r1_key_requests", "Requests by key and outcome.", ("key", "outcome")
         )
-        self._key_tokens = Labelled(
-            Counter(
-                "r1_key_tokens", "Tokens by key and kind.", ("key", "kind"), registry=self.registry
-            )
+        self._key_tokens = self._counter(
+            "r1_key_tokens", "Tokens by key and kind.", ("key", "kind")
         )
         in_flight = GaugeCollector("r1_in_flight", "Requests running now.", num_in_flight)
         queued = GaugeCollector("r1_queue_depth", "Requests waiting for a slot.", num_queued)
@@ -110,9 +112,14 @@ class Telemetry:
             for collector in collectors:
                 self.registry.register(collector)
 
-    def _histogram(self, name: str, text: str) -> Labelled[Histogram]:
-        metric = Histogram(name, text, ("preset",), buckets=_SECONDS, registry=self.registry)
+    def _histogram(
+        self, name: str, text: str, buckets: Sequence[float] = _SECONDS
+    ) -> Labelled[Histogram]:
+        metric = Histogram(name, text, ("preset",), buckets=buckets, registry=self.registry)
         return Labelled(metric)
+
+    def _counter(self, name: str, text: str, labels: Sequence[str]) -> Labelled[Counter]:
+        return Labelled(Counter(name, text, labels, registry=self.registry))
 
     def record(self, watch: Stopwatch, route: str, preset: str, outcome: str) -> None:
         """The end of a request. `outcome`: ok, invalid, rejected, error or client_gone."""
@@ -131,6 +138,21 @@ class Telemetry:
         counter(label, "reasoning").inc(usage.reasoning_tokens)
         answer = max(0, usage.completion_tokens - usage.reasoning_tokens)
         counter(label, "answer").inc(answer)
+
+    def thought(self, preset: str, budget: Budget, phases: Iterable[Phases]) -> None:
+        """How the generations of one request went."""
+        self._budgets(preset, budget.source).inc()
+        if budget.tokens is not None:
+            self._budget_tokens(preset).observe(budget.tokens)
+        for one in phases:
+            self._thinking_tokens(preset).observe(one.num_thinking_tokens)
+            self._answer_tokens(preset).observe(one.num_answer_tokens)
+            self._thinking_ends(preset, one.thinking_ended_by).inc()
+
+    def voted(self, preset: str, tally: Tally) -> None:
+        if tally.ballots:
+            self._agreement(preset).observe(tally.share)
+            self._samples(preset).observe(len(tally.ballots))
 
     def admitted(self, waited_s: float) -> None:
         """A request that got a slot after so long."""

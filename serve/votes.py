@@ -44,7 +44,7 @@ class Vote(Several):
         votes = plan.votes or Votes(n=plan.num_choices)
         super().__init__(plan, replicas, request_id, slots, num_members=votes.n)
         self._form: AnswerForm = votes.answer_form or "none"
-        self._tally = Tally(votes, self._form)
+        self.tally = Tally(votes, self._form)
         self._checker = checker
         self._said: dict[Generation, list[EngineChoice]] = {}
         self._running: set[Generation] = set()
@@ -70,14 +70,14 @@ class Vote(Several):
                 raise  # so are the others
             except ServeError as exc:
                 failure = exc
-                self._tally.lose()
+                self.tally.lose()
             else:
                 await self._count(member)
-            self.on_progress(self._tally.report())
-            return self._tally.decided
+            self.on_progress(self.tally.report())
+            return self.tally.decided
 
         await self._run(sample, self._num_wanted, ended)
-        winner = self._tally.winner
+        winner = self.tally.winner
         if winner is None:
             raise failure or ServeError("no sample of the vote came to its end")
         self._winner = self.members[winner.voter]
@@ -90,15 +90,15 @@ class Vote(Several):
     def _num_wanted(self) -> int:
         """At once: as many as could decide it, not counting stragglers."""
         if not self._lengths:
-            return self._tally.num_needed
+            return self.tally.num_needed
         most = STRAGGLER * statistics.median(self._lengths)
         num_stragglers = sum(member.num_tokens > most for member in self._running)
-        return self._tally.num_needed + num_stragglers
+        return self.tally.num_needed + num_stragglers
 
     async def _count(self, member: Generation) -> None:
         self._lengths.append(member.num_tokens)
         content = "".join(choice.delta.content or "" for choice in self._said[member])
-        self._tally.add(
+        self.tally.add(
             Ballot(
                 self.members.index(member),
                 extract_answer(content, self._form),
@@ -107,9 +107,9 @@ class Vote(Several):
         )
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(ALGEBRA_TIMEOUT_S):
-                for a, b, latex_a, latex_b in self._tally.open_pairs():
+                for a, b, latex_a, latex_b in self.tally.open_pairs():
                     if await self._checker.same(latex_a, latex_b):
-                        self._tally.unite(a, b)
+                        self.tally.unite(a, b)
 
     @property
     def prompt_token_ids(self) -> list[int] | None:
@@ -120,4 +120,4 @@ class Vote(Several):
         note = self._winner.note() if self._winner else {}
         if self.num_failovers:
             note["failovers"] = self.num_failovers
-        return note | {"votes": self._tally.report()}
+        return note | {"votes": self.tally.report()}
