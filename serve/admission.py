@@ -78,6 +78,10 @@ class Gate:
         """Those that wait at this worker."""
         return len(self._policy.line)
 
+    def pressure(self, priority: int) -> float:
+        """On newcomers with this priority: from 1 on no slot is free, at 2 they are refused."""
+        return self._policy.pressure(priority, self.clock())
+
     def admit(self, claim: Claim) -> Admission:
         """`async with` it around the generation; entering raises `TooManyRequests`."""
         return Admission(self, claim)

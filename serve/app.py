@@ -40,6 +40,8 @@ class App(FastAPI):
     all the same: for the OpenAPI document, for wrong methods, for apps that mount this one."""
 
     generations: Mapping[str, Handler] = {}
+    error_bodies: Mapping[str, Callable[[ServeError], bytes]] = {}
+    """Beginning of a path → the form of errors there, where it isn't OpenAI's."""
 
     def openapi(self) -> dict[str, Any]:
         return openapi.complete(super().openapi())
@@ -50,7 +52,7 @@ class App(FastAPI):
             authenticate(scope, self.state.router.keys)
         except InvalidKey as exc:
             self.state.router.telemetry.rejected("invalid_key")
-            await error_reply(exc)(scope, receive, send)
+            await self.error_reply(exc, scope["path"])(scope, receive, send)
             return
         is_post = scope["type"] == "http" and scope["method"] == "POST"
         handler = self.generations.get(scope["path"]) if is_post else None
@@ -70,34 +72,34 @@ class App(FastAPI):
             answer = cast(Awaitable[Response], self.exception_handlers[kind](request, exc))
             await (await answer)(request.scope, request.receive, send)
 
+    def error_reply(self, error: ServeError, path: str) -> Response:
+        forms = (form for prefix, form in self.error_bodies.items() if path.startswith(prefix))
+        body = next(forms, ServeError.body)(error)
+        return Response(body, error.status, headers=error.headers(), media_type="application/json")
 
-def add_error_handlers(app: FastAPI) -> None:
+
+def add_error_handlers(app: App) -> None:
     @app.exception_handler(ServeError)
     async def serve_error(request: Request, exc: ServeError) -> Response:
         if not isinstance(exc, NotReady):
             log.info("%s %s: %s", request.method, request.url.path, outcome_of(exc))
-        return error_reply(exc)
+        return app.error_reply(exc, request.url.path)
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, exc: HTTPException) -> Response:
+        path = request.url.path
         if exc.status_code == 405:
-            return error_reply(
-                MethodNotAllowed(f"{request.method} isn't allowed on {request.url.path}")
+            return app.error_reply(
+                MethodNotAllowed(f"{request.method} isn't allowed on {path}"), path
             )
         paths = [str(getattr(route, "path", "")) for route in app.routes]
-        hint = did_you_mean(request.url.path, paths)
-        return error_reply(RouteNotFound(f"there is no {request.url.path} here{hint}"))
+        hint = did_you_mean(path, paths)
+        return app.error_reply(RouteNotFound(f"there is no {path} here{hint}"), path)
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, exc: Exception) -> Response:
         log.error("unexpected error on %s", request.url.path, exc_info=exc)
-        return error_reply(ServeError(FAILED))
-
-
-def error_reply(error: ServeError) -> Response:
-    return Response(
-        error.body(), error.status, headers=error.headers(), media_type="application/json"
-    )
+        return app.error_reply(ServeError(FAILED), request.url.path)
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:

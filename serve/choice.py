@@ -38,6 +38,7 @@ class ChoiceState:
         "finder",
         "had_enough",
         "ids",
+        "is_whole",
         "recovered",
         "recovers",
         "splitter",
@@ -56,6 +57,8 @@ class ChoiceState:
         self.thinks_until: int | None = None
         """At how many tokens the leg is to end if it is still thinking then: the budget."""
         self.ended = False
+        self.is_whole = False
+        """Whether the model itself ended the answer."""
         self.had_enough = False
         """Whether the rest of the leg is not wanted, though the engine would go on."""
         self.cut: Cut | None = None
@@ -165,6 +168,7 @@ class ChoiceState:
         if choice.finish_reason is not None:
             self.cut = self.cut or self._cut(choice)
             if self.cut is None:
+                self.is_whole = choice.finish_reason == "stop" and choice.stop_reason is None
                 last_trace, last_answer = self.splitter.finish()
                 trace, answer = trace + last_trace, answer + last_answer
                 self.ended = True

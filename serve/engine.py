@@ -37,6 +37,7 @@ _VALUE_FLAGS = {
     "tensor_parallel_size": "--tensor-parallel-size",
     "api_server_count": "--api-server-count",
     "reasoning_parser": "--reasoning-parser",
+    "tool_call_parser": "--tool-call-parser",
     "scheduling_policy": "--scheduling-policy",
 }
 
@@ -159,6 +160,8 @@ def _flags(settings: EngineSettings, machine: Machine, port: int) -> list[str]:
     flags += [caching or "--no-enable-prefix-caching"]
     if settings.enforce_eager:
         flags += ["--enforce-eager"]
+    if settings.tool_call_parser is not None:
+        flags += ["--enable-auto-tool-choice"]
     if settings.compact_json:
         flags += ["--structured-outputs-config", json.dumps(_COMPACT_JSON)]
     if settings.speculative_ngram_tokens is not None:
@@ -203,6 +206,10 @@ def _environment(
     settings: EngineSettings, machine: Machine, *, rust: bool, index: int
 ) -> dict[str, str]:
     env = {"VLLM_NO_USAGE_STATS": "1", "VLLM_DO_NOT_TRACK": "1", "PYTHONUNBUFFERED": "1"}
+    if settings.compact_json:
+        # Calls that must be made are held to their schema; vLLM's structural tags, which it would
+        # take instead, are in a form that the guidance backend can't read (0.32).
+        env["VLLM_ENFORCE_STRICT_TOOL_CALLING"] = "0"
     if is_local(settings.model):
         env["HF_HUB_OFFLINE"] = "1"
     if rust:

@@ -67,6 +67,8 @@ class Phases(msgspec.Struct, frozen=True):
     num_thinking_tokens: int
     num_answer_tokens: int
     thinking_ended_by: ThinkingEnd
+    is_whole: bool
+    """Whether the model itself ended the answer."""
 
 
 class Generation:
@@ -250,7 +252,7 @@ class Generation:
         if not choice.num_tokens:
             return []
         num_answer = max(0, self.usage.completion_tokens - num_thinking)
-        return [Phases(num_thinking, num_answer, choice.thinking_ended_by)]
+        return [Phases(num_thinking, num_answer, choice.thinking_ended_by, choice.is_whole)]
 
     def note(self, index: int | None = None) -> dict[str, object]:
         """What `r1` tells beyond the plan; nothing of a generation left undisturbed."""
@@ -295,6 +297,7 @@ class Generation:
         if budget is None or budget >= plan.max_tokens or choice.splitter.answering:
             return body
         if info.has_thinking_budget and (budget == 0 or self._obstacle() is not None):
+            choice.splitter.expect_second_tag()
             return body | {BUDGET: budget}
         if self._obstacle() is None:
             choice.thinks_until = max(budget, choice.num_tokens + 1)

@@ -6,7 +6,7 @@ and 50 kB, of which seven lines matter. Pure.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
@@ -17,6 +17,9 @@ _COUNTERS = (
     b"prompt_tokens_total",
     b"prefix_cache_queries_total",
 )
+
+_MIN_REQUESTS = 16
+"""Of fewer requests on all engines, those that wait tell nothing: one is there for a moment."""
 
 MOST = 1e18
 """Beyond it, and below 0, a value is nonsense."""
@@ -46,6 +49,17 @@ def parse_load(metrics: bytes) -> EngineLoad | None:
         kv_cache_usage=max(usage, default=0.0),
         progress=(*(sum(_values(text, name)) for name in _COUNTERS), sum(usage)),
     )
+
+
+def engine_pressure(loads: Sequence[EngineLoad]) -> float:
+    """Of all engines together, from 0 to 2: the KV cache's use, or where more, twice the share of
+    requests that wait. At 1 the cache is full, or as many wait as run."""
+    if not loads:
+        return 0.0
+    num_waiting = sum(load.num_waiting for load in loads)
+    num_requests = num_waiting + sum(load.num_running for load in loads)
+    usage = sum(load.kv_cache_usage for load in loads) / len(loads)
+    return max(usage, 2 * num_waiting / max(num_requests, _MIN_REQUESTS))
 
 
 def _values(text: bytes, name: bytes) -> Iterator[float]:

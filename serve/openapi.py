@@ -9,7 +9,9 @@ from typing import Any
 
 import msgspec
 
+from serve.messages import CountTokensRequest, MessagesRequest
 from serve.protocol import ChatRequest, CompletionRequest, TokenizeRequest
+from serve.responses import ResponsesRequest
 
 
 def _object(**properties: dict[str, Any]) -> dict[str, Any]:
@@ -18,6 +20,11 @@ def _object(**properties: dict[str, Any]) -> dict[str, Any]:
 
 
 _EVENTS = {"description": "`data:` events, each a chunk in JSON; the last is `[DONE]` or an error"}
+_TYPED_EVENTS = {
+    "description": "Events named by `event:`; the last is `response.completed`, "
+    "`response.incomplete` or `response.failed`"
+}
+_MESSAGE_EVENTS = {"description": "Events named by `event:`; the last is `message_stop` or `error`"}
 _ERROR = {
     "description": "An error, in OpenAI's form",
     "content": {
@@ -29,6 +36,19 @@ _ERROR = {
                     param={"type": ["string", "null"]},
                     code={"type": ["string", "null"]},
                 )
+            )
+        }
+    },
+}
+
+
+_MESSAGE_ERROR = {
+    "description": "An error, in Anthropic's form",
+    "content": {
+        "application/json": {
+            "schema": _object(
+                type={"const": "error"},
+                error=_object(type={"type": "string"}, message={"type": "string"}),
             )
         }
     },
@@ -50,20 +70,26 @@ def _generated(name: str, choice: dict[str, Any]) -> dict[str, Any]:
     )
 
 
-def _operation(kind: type, reply: dict[str, Any], *, streams: bool = True) -> dict[str, Any]:
-    """What is said of a POST that takes a `kind`."""
+def _operation(
+    kind: type,
+    reply: dict[str, Any],
+    *,
+    events: dict[str, Any] | None = _EVENTS,
+    error: dict[str, Any] = _ERROR,
+) -> dict[str, Any]:
+    """What is said of a POST that takes a `kind`; `events` are those of its streams."""
     schema = msgspec.json.schema(kind, schema_hook=lambda _: {"description": "any JSON"})
     definitions = schema.pop("$defs", {})
     inlined = _inline(definitions.get(kind.__name__, schema), definitions)
     content = {"application/json": {"schema": reply}}
-    if streams:
-        content["text/event-stream"] = {"schema": _EVENTS}
+    if events is not None:
+        content["text/event-stream"] = {"schema": events}
     return {
         "requestBody": {
             "required": True,
             "content": {"application/json": {"schema": inlined | {"additionalProperties": False}}},
         },
-        "responses": {"200": {"content": content}},
+        "responses": {"200": {"content": content}, "default": error},
     }
 
 
@@ -83,7 +109,7 @@ def complete(document: dict[str, Any]) -> dict[str, Any]:
     for path, operations in document["paths"].items():
         for operation in operations.values():
             operation["responses"].pop("422", None)
-            operation["responses"]["default"] = _ERROR
+            operation["responses"].setdefault("default", _ERROR)
             if path == "/metrics":
                 operation["responses"]["200"]["content"] = {"text/plain": {"schema": {}}}
     document.pop("components", None)
@@ -116,5 +142,43 @@ TOKENIZE_SCHEMA = _operation(
         max_model_len={"type": "integer"},
         tokens={"type": "array", "items": {"type": "integer"}},
     ),
-    streams=False,
+    events=None,
+)
+RESPONSES_SCHEMA = _operation(
+    ResponsesRequest,
+    _object(
+        id={"type": "string"},
+        object={"const": "response"},
+        created_at={"type": "integer"},
+        model={"type": "string"},
+        status={"enum": ["completed", "incomplete"]},
+        output={"type": "array", "items": _object(type={"type": "string"}, id={"type": "string"})},
+        usage=_object(
+            input_tokens={"type": "integer"},
+            output_tokens={"type": "integer"},
+            total_tokens={"type": "integer"},
+        ),
+    ),
+    events=_TYPED_EVENTS,
+)
+MESSAGES_SCHEMA = _operation(
+    MessagesRequest,
+    _object(
+        id={"type": "string"},
+        type={"const": "message"},
+        role={"const": "assistant"},
+        model={"type": "string"},
+        content={"type": "array", "items": _object(type={"type": "string"})},
+        stop_reason={"enum": ["end_turn", "max_tokens", "stop_sequence", "tool_use"]},
+        stop_sequence={"type": ["string", "null"]},
+        usage=_object(input_tokens={"type": "integer"}, output_tokens={"type": "integer"}),
+    ),
+    events=_MESSAGE_EVENTS,
+    error=_MESSAGE_ERROR,
+)
+COUNT_TOKENS_SCHEMA = _operation(
+    CountTokensRequest,
+    _object(input_tokens={"type": "integer"}),
+    events=None,
+    error=_MESSAGE_ERROR,
 )

@@ -6,7 +6,7 @@ value, the engine's own default. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -55,9 +55,13 @@ def plan_chat(
     preset_name: str,
     book: PresetBook,
     merge_system: bool,
+    cap: Callable[[int], int] | None = None,
+    usual_answer_tokens: int | None = None,
 ) -> Plan:
     """What one chat request asks of an engine. `data` is the body that `request` was read from;
-    `max_model_len` is the engine's context in tokens.
+    `max_model_len` is the engine's context in tokens; `cap` is what a brownout makes of a thinking
+    budget, where a trace that it cuts is continued to an answer; `usual_answer_tokens` is how long
+    answers with this preset have been.
 
     Raises `InvalidRequest` where a field is outside the preset's bounds or the context.
     """
@@ -88,8 +92,12 @@ def plan_chat(
     if "max_tokens" in body:
         body["max_tokens"] = max_tokens
     recovers = request.recover is not False and not request.ignore_eos
-    reserve = answer_reserve(preset.answer_reserve_tokens, max_tokens) if recovers else 0
+    reserve = 0
+    if recovers:
+        reserve = answer_reserve(preset.answer_reserve_tokens, max_tokens, usual_answer_tokens)
     budget = asked.within(max_tokens, reserve)
+    if cap is not None and recovers:
+        budget = budget.capped(cap, max_tokens)
     body.pop(BUDGET, None)  # the router keeps it: see `serve.generation`
     body["model"] = model
     body["messages"] = engine_messages(request.messages, preset.instruction, merge_system)

@@ -59,16 +59,13 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     repetition_penalty: Annotated[float, Meta(gt=0, le=2)] | None = None
 
 
-class GenerationRequest(Sampling, frozen=True, kw_only=True):
-    """What chat and plain completions share."""
+class CommonFields(Sampling, frozen=True, kw_only=True):
+    """What chats, plain completions and responses take under one name."""
 
     model: str | None = None
     stream: bool | None = None
-    stream_options: StreamOptions | None = None
     preset: str | None = None
-    max_tokens: Annotated[int, Meta(ge=1)] | None = None
     min_tokens: Annotated[int, Meta(ge=0)] | None = None
-    n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None = None
     seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
     stop: str | Annotated[list[str], Meta(max_length=16)] | None = None
     stop_token_ids: list[int] | None = None
@@ -79,14 +76,22 @@ class GenerationRequest(Sampling, frozen=True, kw_only=True):
     logit_bias: dict[str, Annotated[float, Meta(ge=-100, le=100)]] | None = None
     skip_special_tokens: bool | None = None
     spaces_between_special_tokens: bool | None = None
-    response_format: dict[str, object] | None = None
     structured_outputs: dict[str, object] | None = None
     repetition_detection: dict[str, object] | None = None
-    return_token_ids: bool | None = None
     priority: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
     service_tier: str | None = None
     cache_salt: str | None = None
     user: str | None = None
+
+
+class GenerationRequest(CommonFields, frozen=True, kw_only=True):
+    """What chat and plain completions share."""
+
+    stream_options: StreamOptions | None = None
+    max_tokens: Annotated[int, Meta(ge=1)] | None = None
+    n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None = None
+    response_format: dict[str, object] | None = None
+    return_token_ids: bool | None = None
 
 
 class ChatRequest(GenerationRequest, frozen=True, kw_only=True):
@@ -176,7 +181,7 @@ def parse_json(body: bytes) -> dict[str, object]:
 
 def parse_chat(data: Mapping[str, object]) -> ChatRequest:
     """Raises `InvalidRequest` (and its kinds). Message contents come out as plain text."""
-    request = _convert(data, ChatRequest)
+    request = convert_request(data, ChatRequest)
     if not request.messages:
         raise InvalidRequest(
             "`messages` is empty; send at least one user message", param="messages"
@@ -197,11 +202,11 @@ def parse_chat(data: Mapping[str, object]) -> ChatRequest:
 
 
 def parse_completion(data: Mapping[str, object]) -> CompletionRequest:
-    return _convert(data, CompletionRequest)
+    return convert_request(data, CompletionRequest)
 
 
 def parse_tokenize(data: Mapping[str, object]) -> TokenizeRequest:
-    request = _convert(data, TokenizeRequest)
+    request = convert_request(data, TokenizeRequest)
     if (request.messages is None) == (request.prompt is None):
         raise InvalidRequest("send either `messages` or `prompt`", param="messages")
     for position, message in enumerate(request.messages or ()):
@@ -209,9 +214,11 @@ def parse_tokenize(data: Mapping[str, object]) -> TokenizeRequest:
     return request
 
 
-def _convert(data: Mapping[str, object], kind: type[R]) -> R:
+def convert_request(data: Mapping[str, object], kind: type[R], path: str = "") -> R:
+    """A body, or what stands in it at `path`, as a `kind`. Raises `InvalidRequest` that names the
+    field."""
     try:
-        return convert(data, kind)
+        return convert(data, kind, path)
     except UnknownKeyError as exc:
         raise UnknownField(str(exc), param=exc.field) from exc
     except StrictError as exc:

@@ -11,6 +11,7 @@ The result depends on the text alone, never on how it was cut into chunks. Rules
 - A `<think>` that opens the output is dropped, also when the template had opened one before.
 - The trace is given without the white space around it, the answer without blank lines before it.
 - A trace that never closes is all trace, and the answer is empty.
+- Where a trace was ended for the model, it may think on and end it again: that tag is dropped.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class TraceSplitter:
     """One choice's output, fed as it arrives. Amortised linear time; holds back only what may still
     turn out to be a tag, or white space to drop."""
 
-    __slots__ = ("_by_engine", "_has_trace", "_held", "_opened", "_phase")
+    __slots__ = ("_by_engine", "_has_trace", "_held", "_may_close", "_opened", "_phase")
 
     def __init__(self, trace_format: TraceFormat) -> None:
         self._opened = trace_format.opened_by_template
@@ -62,6 +63,8 @@ class TraceSplitter:
         self._phase = _Phase.START
         self._held = ""
         self._has_trace = False
+        self._may_close = False
+        """Whether a closing tag may come in what counts as the answer."""
 
     @property
     def answering(self) -> bool:
@@ -75,6 +78,8 @@ class TraceSplitter:
 
     def feed(self, text: str) -> tuple[str, str]:
         """Raw output text (tags and all) → the (trace, answer) text that it releases."""
+        if self._may_close and self.answering:
+            return "", self._until_tag(text)
         if self._phase is _Phase.ANSWER:
             return "", text
         text = self._take_held() + text
@@ -97,7 +102,7 @@ class TraceSplitter:
         """
         phase = self._phase
         if phase is _Phase.ANSWER and not reasoning:
-            return "", content
+            return "", self._until_tag(content) if self._may_close else content
         if phase is _Phase.THINKING and not (content if self._by_engine else reasoning):
             text = self._held + (reasoning or content)
             if self._has_trace and text and "<" not in text and not text[-1].isspace():
@@ -137,12 +142,19 @@ class TraceSplitter:
         held = self._take_held()
         trace = "" if self.answering else self._trace(held)
         self._by_engine = False
+        self.expect_second_tag()
         self._phase, self._held = _Phase.ANSWER_START, ""
         return trace
+
+    def expect_second_tag(self) -> None:
+        """The trace ends where the model didn't mean to: it may think on and close it itself."""
+        self._may_close = True
 
     def finish(self) -> tuple[str, str]:
         """The output has ended: releases what was held back, if it is text after all."""
         held = self._take_held()
+        if self._may_close and self._phase is _Phase.ANSWER:
+            return "", held
         if self._phase is _Phase.THINKING or (
             self._phase is _Phase.START and (self._opened or self._by_engine)
         ):
@@ -189,6 +201,21 @@ class TraceSplitter:
         indent = text[: len(text) - len(body)]
         return indent[indent.rfind("\n") + 1 :] + body
 
+    def _until_tag(self, text: str) -> str:
+        """The answer's text up to a closing tag, which is dropped, and after it. A tail that may be
+        the beginning of one is held back."""
+        text = self._take_held() + text
+        at = text.find(CLOSE_TAG)
+        if at >= 0:
+            self._may_close = False
+            text = text[:at] + text[at + len(CLOSE_TAG) :]
+            return text if self._phase is _Phase.ANSWER else self._answer(text)
+        last = text.rfind("<", max(0, len(text) - len(CLOSE_TAG) + 1))
+        cut = last if last >= 0 and CLOSE_TAG.startswith(text[last:]) else len(text)
+        released = text[:cut] if self._phase is _Phase.ANSWER else self._answer(text[:cut])
+        self._held += text[cut:]
+        return released
+
     def _engine_answer(self, content: str) -> str:
         if self._phase is _Phase.ANSWER:
             return content
@@ -197,7 +224,8 @@ class TraceSplitter:
         if len(body) < len(CLOSE_TAG) and CLOSE_TAG.startswith(body):
             self._held = text
             return ""
-        return self._answer(body[len(CLOSE_TAG) :] if body.startswith(CLOSE_TAG) else text)
+        text = body[len(CLOSE_TAG) :] if body.startswith(CLOSE_TAG) else text
+        return self._until_tag(text) if self._may_close else self._answer(text)
 
 
 def num_reasoning_tokens(ids: Sequence[int], trace_format: TraceFormat) -> int:

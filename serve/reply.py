@@ -153,15 +153,17 @@ class StreamReply:
         return extras
 
 
-class _ToolFunction(msgspec.Struct):
+class ToolFunction(msgspec.Struct):
     name: str | None = None
     arguments: str | None = None
 
 
-class _ToolCall(msgspec.Struct):
+class ToolCall(msgspec.Struct):
+    """A delta's part of a call."""
+
     index: int = 0
     id: str | None = None
-    function: _ToolFunction | None = None
+    function: ToolFunction | None = None
 
 
 class _Folded:
@@ -193,7 +195,7 @@ class _Folded:
             self.finish_reason, self.stop_reason = choice.finish_reason, choice.stop_reason
 
     def _add_tool_calls(self, calls: Iterable[msgspec.Raw]) -> None:
-        for call in [msgspec.json.decode(raw, type=_ToolCall) for raw in calls]:
+        for call in [msgspec.json.decode(raw, type=ToolCall) for raw in calls]:
             known = self.tool_calls.setdefault(
                 call.index, {"id": None, "type": "function", "name": "", "arguments": ""}
             )
@@ -247,12 +249,7 @@ class WholeReply:
             "model": head.model,
             "choices": [self._choice(i, folded) for i, folded in enumerate(self._folded)],
             "usage": usage_body(sampled.usage),
-            "r1": {
-                "preset": plan.preset,
-                "thinking_token_budget": plan.budget.tokens,
-                "budget_source": plan.budget.source,
-                **sampled.note(),
-            },
+            "r1": r1_body(plan, sampled),
         }
         if plan.return_token_ids:
             reply["prompt_token_ids"] = sampled.prompt_token_ids
@@ -282,3 +279,13 @@ def usage_body(usage: Usage) -> dict[str, object]:
     if usage.cached_tokens is not None:
         body["prompt_tokens_details"] = {"cached_tokens": usage.cached_tokens}
     return body
+
+
+def r1_body(plan: Plan, sampled: Sampled) -> dict[str, object]:
+    """What a whole reply tells of how it was made."""
+    return {
+        "preset": plan.preset,
+        "thinking_token_budget": plan.budget.tokens,
+        "budget_source": plan.budget.source,
+        **sampled.note(),
+    }

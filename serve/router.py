@@ -22,6 +22,7 @@ from serve import __version__
 from serve.access import claim_of
 from serve.admission import Admission, Gate
 from serve.app import App, add_error_handlers, read_body
+from serve.brownout import Brownout
 from serve.chat import ChatReply, make_head
 from serve.completion import CompletionReply
 from serve.describe import EngineInfo
@@ -29,23 +30,38 @@ from serve.drain import Drain
 from serve.forms import Sampled
 from serve.generation import Generation
 from serve.keys import KeyRing
-from serve.openapi import CHAT_SCHEMA, COMPLETION_SCHEMA, TOKENIZE_SCHEMA
+from serve.lengths import UsualLengths
+from serve.load import engine_pressure
+from serve.messages import count_tokens_chat, messages_chat
+from serve.messages_reply import MessagesReply, error_body
+from serve.openapi import (
+    CHAT_SCHEMA,
+    COMPLETION_SCHEMA,
+    COUNT_TOKENS_SCHEMA,
+    MESSAGES_SCHEMA,
+    RESPONSES_SCHEMA,
+    TOKENIZE_SCHEMA,
+)
 from serve.plan import Plan, plan_chat, plan_completion
 from serve.presets import PresetBook, load_presets, resolve_model
 from serve.protocol import (
     ChatRequest,
+    Message,
     parse_chat,
     parse_completion,
     parse_json,
     parse_tokenize,
 )
 from serve.replicas import ReplicaSet
+from serve.responses import as_chat, named_as_asked, parse_responses
+from serve.responses_reply import ResponsesReply
 from serve.settings import Settings, SettingsError
 from serve.several import Several
 from serve.shared import Shared
 from serve.strict import did_you_mean
 from serve.symbolic import SymbolicChecker
 from serve.telemetry import Stopwatch, Telemetry
+from serve.tokenizer import count_tokens
 from serve.turns import engine_messages
 from serve.votes import Vote
 from serve.worker import ALONE, Worker
@@ -75,8 +91,15 @@ class Router:
         )
         keys_file = settings.server.keys_file
         self.keys = KeyRing(Path(keys_file), shared) if keys_file is not None else None
+        self.brownout = Brownout(settings.brownout, self._pressure)
+        self.answers = UsualLengths()
         self.telemetry = Telemetry(
-            lambda: self.gate.num_in_flight, lambda: self.gate.num_queued, self.replicas, worker
+            lambda: self.gate.num_in_flight,
+            lambda: self.gate.num_queued,
+            self.replicas,
+            self.brownout,
+            self.answers,
+            worker,
         )
 
     def reload(self) -> None:
@@ -111,6 +134,12 @@ class Router:
             raise self.replicas.not_ready()
         name, named = resolve_model(model, preset, models, self.presets)
         return models[name], named or self.settings.router.default_preset
+
+    def _pressure(self, priority: int) -> float:
+        """What keeps requests with this priority from running at once, here or on the engines."""
+        looks = (replica.engine_load for replica in self.replicas.ready)
+        engines = engine_pressure([load for load in looks if load is not None])
+        return max(self.gate.pressure(priority), engines)
 
     def sampled(self, plan: Plan, request_id: str, admission: Admission) -> Sampled:
         """What makes the choices of a planned reply."""
@@ -177,6 +206,7 @@ def _add_generation_routes(app: App, router: Router) -> None:
         """The reply to a chat, in whatever form it was asked; `data` is what `asked` was read
         from."""
         info, preset = router.resolve(asked.model, asked.preset)
+        claim = claim_of(request.scope, body, asked)
         plan = plan_chat(
             asked,
             data,
@@ -185,9 +215,11 @@ def _add_generation_routes(app: App, router: Router) -> None:
             preset_name=preset,
             book=router.presets,
             merge_system=settings.router.merge_system_message,
+            cap=router.brownout.cap(preset, claim.priority),
+            usual_answer_tokens=router.answers.usual(preset),
         )
-        admission = router.gate.admit(claim_of(request.scope, body, asked))
-        set_priority(plan.body, admission.claim.priority)
+        admission = router.gate.admit(claim)
+        set_priority(plan.body, claim.priority)
         request_id = f"{reply.id_prefix}{secrets.token_hex(16)}"
         return reply(
             plan,
@@ -217,7 +249,45 @@ def _add_generation_routes(app: App, router: Router) -> None:
         set_priority(plan, admission.claim.priority)
         return CompletionReply(plan, router.replicas, admission, router.telemetry, watch)
 
-    app.generations = {"/v1/chat/completions": chat, "/v1/completions": completions}
+    @app.post("/v1/responses", openapi_extra=RESPONSES_SCHEMA)
+    async def responses(request: Request) -> Response:
+        watch = Stopwatch()
+        body = await read_body(request, settings.server.max_body_bytes)
+        data = parse_json(body)
+        asked = parse_responses(data)
+        with named_as_asked():
+            reply = start(request, watch, body, *as_chat(asked, data), ResponsesReply)
+        return reply.answering(asked)
+
+    @app.post("/v1/messages", openapi_extra=MESSAGES_SCHEMA)
+    async def messages(request: Request) -> Response:
+        watch = Stopwatch()
+        body = await read_body(request, settings.server.max_body_bytes)
+        return start(request, watch, body, *messages_chat(parse_json(body)), MessagesReply)
+
+    app.generations = {
+        "/v1/chat/completions": chat,
+        "/v1/completions": completions,
+        "/v1/responses": responses,
+        "/v1/messages": messages,
+    }
+    app.error_bodies = {"/v1/messages": error_body}
+
+    def prompt_of(model: str, preset: str, messages: list[Message]) -> dict[str, object]:
+        """What an engine's /tokenize is asked of a chat."""
+        instruction = router.presets.get(preset).instruction
+        merge = settings.router.merge_system_message
+        return {"model": model, "messages": engine_messages(messages, instruction, merge)}
+
+    @app.post("/v1/messages/count_tokens", openapi_extra=COUNT_TOKENS_SCHEMA)
+    async def count_message_tokens(request: Request) -> dict[str, int]:
+        data = parse_json(await read_body(request, settings.server.max_body_bytes))
+        asked = count_tokens_chat(data)
+        info, preset = router.resolve(asked.model, asked.preset)
+        prompt = prompt_of(info.model, preset, asked.messages)
+        if asked.tools:
+            prompt["tools"] = asked.tools
+        return {"input_tokens": (await count_tokens(router.replicas, prompt)).count}
 
     @app.post("/tokenize", openapi_extra=TOKENIZE_SCHEMA)
     async def tokenize(request: Request) -> Response:
@@ -227,11 +297,7 @@ def _add_generation_routes(app: App, router: Router) -> None:
         body = {key: value for key, value in data.items() if value is not None}
         body["model"] = info.model
         if asked.messages is not None:
-            body["messages"] = engine_messages(
-                asked.messages,
-                router.presets.get(preset).instruction,
-                settings.router.merge_system_message,
-            )
+            body |= prompt_of(info.model, preset, asked.messages)
         reply = await router.replicas.call(info.model, "/tokenize", body)
         return Response(reply, media_type="application/json")
 

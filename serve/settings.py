@@ -101,6 +101,8 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
     enforce_eager: bool = False
     enable_prefix_caching: bool = True
     reasoning_parser: str | None = "deepseek_r1"
+    tool_call_parser: str | None = "hermes"
+    """How calls of tools are read out of the answer; None refuses tools."""
     compact_json: bool = True
     """Structured JSON without white space: small models loop on line breaks where they are free."""
     scheduling_policy: Literal["fcfs", "priority"] = "priority"
@@ -114,9 +116,28 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
     env: dict[str, str] = {}
 
 
+class BrownoutSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Less thinking under pressure. Pressure is 1 where every slot is taken, 2 where newcomers are
+    refused (`serve.waiting`)."""
+
+    enabled: bool = False
+    start: Annotated[float, Meta(ge=0, le=2)] = 0.8
+    """Pressure at which batch work begins to think less; interactive work does midway to `full`."""
+    full: Annotated[float, Meta(gt=0, le=2)] = 1.2
+    min_thinking_tokens: PositiveInt = 256
+    """What everyone may think at least; budgets below it are left alone."""
+    recovery_s: Annotated[float, Meta(gt=0)] = 60.0
+    """From the smallest budgets back to the usual: several times as long as a generation."""
+
+    def __post_init__(self) -> None:
+        if self.start >= self.full:
+            raise ValueError(f"`start` must be below `full`, got {self.start:g} and {self.full:g}")
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     server: ServerSettings = ServerSettings()
     router: RouterSettings = RouterSettings()
+    brownout: BrownoutSettings = BrownoutSettings()
     engine: EngineSettings = EngineSettings()
 
 

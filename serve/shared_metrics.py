@@ -25,6 +25,7 @@ from serve.worker import Worker
 REFRESH_S = 0.5
 
 _OVER_WORKERS: dict[str, Callable[[float, float], float]] = {
+    "r1_brownout_level": max,
     "r1_replicas": max,
     "r1_replicas_ready": min,
     "r1_replica_up": min,

@@ -41,18 +41,19 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"; did you mean `{match}`?" if match else ""
 
 
-def convert(data: Mapping[str, object], kind: type[T]) -> T:
-    """`data` as a `kind` (a msgspec Struct). Raises `StrictError` that names the field."""
-    check_keys(data, kind)
+def convert(data: Mapping[str, object], kind: type[T], path: str = "") -> T:
+    """`data` as a `kind` (a msgspec Struct); `path` is where it stands. Raises `StrictError` that
+    names the field."""
+    check_keys(data, kind, path)
     try:
         return msgspec.convert(data, kind)
     except msgspec.ValidationError as exc:
-        reason, _, path = str(exc).partition(" - at `")
-        field = path.rstrip("`").removeprefix("$").removeprefix(".")
+        reason, _, inner = str(exc).partition(" - at `")
+        field = inner.rstrip("`").removeprefix("$").removeprefix(".")
         # "…, got `str`" is a wrong type, else a number is out of its range
         known = None if ", got " in reason else _range_message(field, data, kind)
-        message = known or _sentence(field, reason)
-        raise StrictError(message, field) from exc
+        where = ".".join(filter(None, (path, field)))
+        raise StrictError(known or _sentence(where, reason), where) from exc
 
 
 def _sentence(field: str, reason: str) -> str:

@@ -1,9 +1,10 @@
 """Counting votes: when the outcome is decided, how many samples it still takes, who has won. Pure.
 
-The outcome is that of counting all samples, also when counting stops early: as soon as no sample
-still to come can change it. Of equally frequent answers the one with the shortest trace wins (long
-traces of small models more often went astray), and of the samples that gave the winning answer the
-one with the shortest trace is the reply.
+Counting stops as soon as no other answer can overtake the one that leads, though one may still draw
+level with it: that an answer reached its votes first counts for as much as the rule for ties, and
+four samples of eight are enough where they agree. Of equally frequent answers at the end the one
+with the shortest trace wins (long traces of small models more often went astray), and of the
+samples that gave the winning answer the one with the shortest trace is the reply.
 """
 
 from __future__ import annotations
@@ -110,7 +111,7 @@ class Tally:
         if self._votes.strategy == "first_k":
             needed = self._votes.k - most
         else:
-            needed = (second - most + self.num_left) // 2 + 1
+            needed = (second - most + self.num_left + 1) // 2
         return max(0, min(needed, self.num_left))
 
     @property

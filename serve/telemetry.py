@@ -11,8 +11,10 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from serve.brownout import Brownout
 from serve.budget import Budget
 from serve.generation import Phases, Usage
+from serve.lengths import UsualLengths
 from serve.replicas import ReplicaSet
 from serve.shared_metrics import SharedMetrics
 from serve.tally import Tally
@@ -51,8 +53,12 @@ class Telemetry:
         num_in_flight: Callable[[], int],
         num_queued: Callable[[], int],
         replicas: ReplicaSet,
+        brownout: Brownout,
+        answers: UsualLengths,
         worker: Worker = ALONE,
     ) -> None:
+        self._brownout = brownout
+        self._answers = answers
         self.registry = CollectorRegistry()
         self._requests = self._counter(
             "r1_requests", "Requests by outcome.", ("route", "preset", "outcome")
@@ -106,7 +112,7 @@ class Telemetry:
         )
         in_flight = GaugeCollector("r1_in_flight", "Requests running now.", num_in_flight)
         queued = GaugeCollector("r1_queue_depth", "Requests waiting for a slot.", num_queued)
-        collectors = [in_flight, queued, ReplicaCollector(replicas)]
+        collectors = [in_flight, queued, BrownoutCollector(brownout), ReplicaCollector(replicas)]
         self._shared = SharedMetrics(worker, collectors) if worker.directory else None
         if self._shared is None:
             for collector in collectors:
@@ -148,6 +154,10 @@ class Telemetry:
             self._thinking_tokens(preset).observe(one.num_thinking_tokens)
             self._answer_tokens(preset).observe(one.num_answer_tokens)
             self._thinking_ends(preset, one.thinking_ended_by).inc()
+            if one.is_whole and one.thinking_ended_by == "model":
+                self._answers.add(preset, one.num_answer_tokens)
+            if budget.source != "brownout" and one.thinking_ended_by != "nothing":
+                self._brownout.thought(preset, one.num_thinking_tokens)
 
     def voted(self, preset: str, tally: Tally) -> None:
         if tally.ballots:
@@ -186,6 +196,16 @@ class GaugeCollector(Collector):
         yield _gauge(self._name, self._text, {(): self._read()})
 
 
+class BrownoutCollector(Collector):
+    def __init__(self, brownout: Brownout) -> None:
+        self._brownout = brownout
+
+    def collect(self) -> Iterator[Metric]:
+        levels: _Values = {(name,): level for name, level in self._brownout.levels().items()}
+        text = "How far thinking is cut: 0 not at all, 1 to the minimum."
+        yield _gauge("r1_brownout_level", text, levels, ("class",))
+
+
 class ReplicaCollector(Collector):
     """What the set of replicas is like when asked, so that one that left leaves no series."""
 
@@ -216,7 +236,7 @@ class ReplicaCollector(Collector):
         yield retries
 
 
-_Values = dict[tuple[str, ...], int]
+_Values = dict[tuple[str, ...], float]
 
 
 def _gauge(name: str, text: str, values: _Values, labels: Iterable[str] = ()) -> GaugeMetricFamily:

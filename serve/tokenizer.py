@@ -15,13 +15,22 @@ _TAIL_TOKENS = 16
 """Ids to decode to see whether a character is whole: it takes four tokens at most."""
 
 
-class _Count(msgspec.Struct):
+class Count(msgspec.Struct):
     count: int
     max_model_len: int
 
 
 class _Text(msgspec.Struct):
     prompt: str
+
+
+async def count_tokens(replicas: ReplicaSet, body: dict[str, object]) -> Count:
+    """How long a prompt with the `model` and `messages` of `body` is. Raises `ServeError`."""
+    reply = await replicas.call(str(body["model"]), "/tokenize", body)
+    try:
+        return msgspec.json.decode(reply, type=Count)
+    except UNREADABLE as exc:
+        raise UpstreamError(f"/tokenize could not be read: {exc}") from exc
 
 
 async def explain_too_long(
@@ -31,9 +40,8 @@ async def explain_too_long(
     its own words."""
     asked = {key: body[key] for key in ("model", "messages")}
     try:
-        reply = await replicas.call(str(body["model"]), "/tokenize", asked)
-        counted = msgspec.json.decode(reply, type=_Count)
-    except (ServeError, *UNREADABLE):
+        counted = await count_tokens(replicas, asked)
+    except ServeError:
         return told
     too_many = counted.count - counted.max_model_len + 1
     return ContextLengthExceeded(

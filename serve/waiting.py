@@ -90,6 +90,20 @@ class Policy:
         self._counters.add(QUEUED, 1)
         return waiter
 
+    def pressure(self, priority: int, now_s: float) -> float:
+        """On newcomers with this priority, from 0 to 2: the taken share of the slots, and that of
+        the places in the line that there are before newcomers are refused. At 1 no slot is free."""
+        taken = self._counters.total(RUNNING) / max(1, self._capacity())
+        if taken < 1:
+            return taken
+        places = 0.0
+        if self.line:  # the other workers' lines are taken to be like this one
+            share = self._num_waiting(priority) / len(self.line)
+            places = share * self._counters.total(QUEUED) / max(1, self._max_queued)
+        if self._rate.is_known:
+            places = max(places, self._num_ahead(priority) / self._most_ahead(now_s))
+        return 1 + min(1.0, places)
+
     def take_free(self, now_s: float) -> bool:
         """A slot that nobody waits for, if there is one."""
         return not self.line and self._take(now_s)
@@ -146,10 +160,8 @@ class Policy:
             if num_queued >= 2 * self._max_queued:
                 raise self._full(waiter, now_s)
             return
-        num_ahead = self._num_waiting(waiter.priority)
-        num_ahead += self._appointments.num_open(waiter.priority)
-        most_ahead = self._rate.per_s(now_s) * NEWCOMERS_SHARE * self._queue_timeout_s
-        if self._rate.is_known and num_ahead > most_ahead:
+        most_ahead = self._most_ahead(now_s)
+        if self._rate.is_known and self._num_ahead(waiter.priority) > most_ahead:
             raise self._full(waiter, now_s)
         if num_queued >= self._max_queued:
             if not self.line or self.line[-1].priority <= waiter.priority:
@@ -157,6 +169,14 @@ class Policy:
             last = self.line[-1]
             self.remove(last)
             last.refuse(self._refusal(last, now_s, "more urgent requests came", reason="displaced"))
+
+    def _num_ahead(self, priority: int) -> int:
+        """Those who wait or were told to come, before a newcomer's turn."""
+        return self._num_waiting(priority) + self._appointments.num_open(priority)
+
+    def _most_ahead(self, now_s: float) -> float:
+        """So many have their turn in the newcomers' time."""
+        return self._rate.per_s(now_s) * NEWCOMERS_SHARE * self._queue_timeout_s
 
     def _num_waiting(self, priority: int) -> int:
         """Those in the line of this or a better priority."""

@@ -13,7 +13,7 @@ import msgspec
 
 from serve.router import Router, build_app
 from serve.server import run
-from serve.settings import RouterSettings, ServerSettings, Settings
+from serve.settings import BrownoutSettings, RouterSettings, ServerSettings, Settings
 
 
 class RunningRouter:
@@ -46,6 +46,7 @@ class RunningRouter:
 async def running_router(
     *engine_urls: str,
     server: ServerSettings | None = None,
+    brownout: BrownoutSettings | None = None,
     wait_ready: bool = True,
     headers: dict[str, str] | None = None,
     **router: Any,
@@ -54,6 +55,7 @@ async def running_router(
     settings = Settings(
         server=server or ServerSettings(port=0, drain_timeout_s=5),
         router=RouterSettings(engine_urls=list(engine_urls), probe_interval_s=0.05, **router),
+        brownout=brownout or BrownoutSettings(),
     )
     app = build_app(settings)
     started: asyncio.Future[str] = asyncio.get_running_loop().create_future()

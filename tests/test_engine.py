@@ -108,6 +108,8 @@ def test_cpu_environment() -> None:
     assert made["OMP_NUM_THREADS"] == "1"
     assert "uni" in command(CPU, cpu_threads=1)
     assert "uni" not in command(CPU)
+    assert "--no-enable-chunked-prefill" in command(CPU)
+    assert "--no-enable-chunked-prefill" not in command(GPU)
 
 
 def test_replicas_share_a_machine() -> None:

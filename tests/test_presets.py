@@ -33,7 +33,13 @@ BOOK = PresetBook(
 )
 
 
-def plan(preset: str = "plain", *, merge_system: bool = True, **fields: Any) -> Plan:
+def plan(
+    preset: str = "plain",
+    *,
+    merge_system: bool = True,
+    usual_answer_tokens: int | None = None,
+    **fields: Any,
+) -> Plan:
     data = {"messages": [{"role": "user", "content": "hi"}], **fields}
     return plan_chat(
         parse_chat(data),
@@ -43,6 +49,7 @@ def plan(preset: str = "plain", *, merge_system: bool = True, **fields: Any) -> 
         preset_name=preset,
         book=BOOK,
         merge_system=merge_system,
+        usual_answer_tokens=usual_answer_tokens,
     )
 
 
@@ -93,6 +100,14 @@ def test_the_thinking_budget_and_where_it_comes_from(
     assert (made.budget.tokens, made.budget.source) == (budget, source)
     assert "thinking_token_budget" not in made.body, "the router keeps it itself"
     assert "reasoning_effort" not in made.body
+
+
+def test_the_reserve_is_what_answers_usually_take() -> None:
+    """Once that is known, and no more than the preset's; half of a small max_tokens at most."""
+    for usual, max_tokens, reserve in [(80, 4000, 100), (5000, 4000, 1024), (80, 60, 30)]:
+        made = plan("plain", max_tokens=max_tokens, usual_answer_tokens=usual)
+        assert made.answer_reserve == reserve
+        assert made.budget.tokens == max_tokens - reserve
 
 
 @pytest.mark.parametrize(
@@ -178,9 +193,9 @@ def test_unknown_names_list_the_known_ones() -> None:
 
 
 def test_the_shipped_presets_load_and_follow_the_makers_advice() -> None:
-    """All nine are there, each with its source; temperature between 0.5 and 0.7, no penalties."""
+    """All ten are there, each with its source; temperature between 0.5 and 0.7, no penalties."""
     book = load_presets(None)
-    names = "chat math code logic explain grade debug report creative"
+    names = "chat math vote code logic explain grade debug report creative"
     assert sorted(book.presets) == sorted(names.split())
     for preset in book.presets.values():
         assert preset.description

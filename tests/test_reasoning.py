@@ -225,3 +225,18 @@ def test_reasoning_tokens_are_those_between_the_tags(
     """Only those inside the trace count, the tags themselves not."""
     assert num_reasoning_tokens(ids, trace_format) == expected
     assert num_reasoning_tokens(array("I", ids), trace_format) == expected
+
+
+@given(st.lists(st.sampled_from(["</think>", "</thi", "nk>", "<", "a", " b", "\n", "\n\n"])))
+def test_after_the_router_closed_a_trace_one_tag_of_the_model_is_dropped(parts: list[str]) -> None:
+    """It may think on and close the trace itself; wherever its text is cut into chunks."""
+    text = "".join(parts)
+    expected = _without_blank_lines(text.replace("</think>", "", 1))
+    for size in (1, 2, 3, 7, 100):
+        splitter = TraceSplitter(SPLIT)
+        assert splitter.feed_split("thought", "") == ("thought", "")
+        assert splitter.close() == ""
+        pieces = [text[at : at + size] for at in range(0, len(text), size)]
+        released = [splitter.feed_split("", piece) for piece in pieces] + [splitter.finish()]
+        assert "".join(trace for trace, _ in released) == ""
+        assert "".join(answer for _, answer in released) == expected, (text, size)

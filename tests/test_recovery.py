@@ -76,6 +76,18 @@ async def test_every_limit_leaves_an_answer(router: RunningRouter) -> None:
     assert message == {"role": "assistant", "content": ANSWER, **dict.fromkeys(FIELDS, TRACE)}
 
 
+async def test_the_reserve_learns_from_answers(router: RunningRouter) -> None:
+    """Once some have ended by themselves, thinking gets what they don't need."""
+    for _ in range(8):
+        reply = (await router.chat(scripted(), preset="math", max_tokens=2000)).json()
+        assert reply["r1"]["thinking_token_budget"] == 2000 - 1000
+        assert reply["r1"]["budget_source"] == "answer_reserve"
+    usage = reply["usage"]
+    answer = usage["completion_tokens"] - usage["completion_tokens_details"]["reasoning_tokens"]
+    reply = (await router.chat(scripted(), preset="math", max_tokens=2000)).json()
+    assert 2000 - 2 * answer < reply["r1"]["thinking_token_budget"] < 2000 - answer
+
+
 async def test_a_budget_is_kept_whoever_keeps_it(router: RunningRouter) -> None:
     """By the engine, or by ending its leg; the same text, and no recovery is told."""
     for budget in (1, 7, len(TRACE_IDS) - 1, len(TRACE_IDS) + 50):

@@ -70,6 +70,7 @@ async def metric(router: RunningRouter, line: str) -> bool:
     [
         ("POST", "/v1/chat/completions"),
         ("POST", "/v1/completions"),
+        ("POST", "/v1/responses"),
         ("POST", "/tokenize"),
         ("GET", "/v1/models"),
         ("GET", "/v1/presets"),

@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from serve.settings import (
+    BrownoutSettings,
     EngineSettings,
     RouterSettings,
     ServerSettings,
@@ -17,7 +18,12 @@ from serve.settings import (
 )
 
 DOCS = Path(__file__).parent.parent / "docs" / "configuration.md"
-TABLES = {"server": ServerSettings, "router": RouterSettings, "engine": EngineSettings}
+TABLES = {
+    "server": ServerSettings,
+    "router": RouterSettings,
+    "brownout": BrownoutSettings,
+    "engine": EngineSettings,
+}
 
 
 def load(tmp_path: Path, text: str) -> Settings:
@@ -56,6 +62,7 @@ def test_gpu_profile_serves_the_15b_with_its_full_budget() -> None:
         ("[engine]\nfrontend = 'go'\n", "`engine.frontend`"),
         ("[engine]\ngpu_memory_utilization = 1.5\n", "`engine.gpu_memory_utilization`"),
         ("[router]\nreasoning_fields = []\n", "`router.reasoning_fields`"),
+        ("[brownout]\nstart = 1.5\n", "`brownout`: `start` must be below `full`, got 1.5 and 1.2"),
         ("[server\n", "not valid TOML"),
     ],
 )

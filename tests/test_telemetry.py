@@ -77,10 +77,10 @@ async def test_votes_are_measured_and_their_answers_not_logged(
     text = "script:" + json.dumps({"choices": samples})
     await router.chat(text, preset="math", votes=4, seed=0)
     assert await metric(router, "r1_vote_agreement_count", preset="math") == 1
-    assert await metric(router, "r1_vote_samples_sum", preset="math") >= 3
-    assert await metric(router, "r1_thinking_tokens_count", preset="math") >= 3
+    assert await metric(router, "r1_vote_samples_sum", preset="math") >= 2
+    assert await metric(router, "r1_thinking_tokens_count", preset="math") >= 2
     assert "77177" not in caplog.text
-    assert re.search(r"'votes': '(1.00|0.75)'", caplog.text)
+    assert re.search(r"'votes': '(1.00|0.67)'", caplog.text)
 
 
 async def test_a_refused_request_has_no_phases(router: RunningRouter) -> None:

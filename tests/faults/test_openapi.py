@@ -21,6 +21,9 @@ from tests.faults.support import router_over, stand_in_process
 OPERATIONS = [
     ("POST", "/v1/chat/completions"),
     ("POST", "/v1/completions"),
+    ("POST", "/v1/responses"),
+    ("POST", "/v1/messages"),
+    ("POST", "/v1/messages/count_tokens"),
     ("POST", "/tokenize"),
     ("GET", "/health"),
     ("GET", "/ready"),
