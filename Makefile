@@ -63,7 +63,7 @@ format:  ## mend what ruff can mend
 	$(BIN)/ruff format
 
 .PHONY: bench
-bench: bench-router bench-balancing bench-overload  ## every benchmark there is
+bench: bench-router bench-balancing bench-overload bench-thinking  ## every benchmark there is
 
 .PHONY: bench-router
 bench-router:  ## the router's own cost, beside other routers, over a stand-in engine
@@ -79,6 +79,11 @@ bench-balancing:  ## what each balancing policy does: 100 simulated engines, and
 bench-overload:  ## real vLLM behind the router and bare, at up to 3 x capacity
 	$(install) --profile $(PROFILE) --dev
 	@exec $(BIN)/python -m benchmarks.overload $(ARGS)
+
+.PHONY: bench-thinking
+bench-thinking:  ## what votes, recovery of cut-off thinking and the loop breaker gain
+	$(install) --profile $(PROFILE) --dev
+	@exec $(BIN)/python -m benchmarks.thinking $(ARGS)
 
 .PHONY: demo-model
 demo-model:  ## train the demo model again (demo_model/)
