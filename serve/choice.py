@@ -109,7 +109,6 @@ class ChoiceState:
     def continue_raw(self, num_ids: int) -> None:
         """What comes next is raw text that follows the first `num_ids` of `text_ids`."""
         del self.ids[self._since + max(0, num_ids - len(self._base)) :]
-        self.cut, self.had_enough = None, False
         if self._loops is not None:
             self.watch_loops()
         ids = self.text_ids
@@ -125,8 +124,9 @@ class ChoiceState:
             array("I", self.trace.closing_ids),
             self.trace.close_id,
         )
-        if self.cut != "budget":
-            self.recovered = self.cut
+        cut, self.cut, self.had_enough = self.cut, None, False
+        if cut != "budget":
+            self.recovered = cut
         elif self.splitter.answering:
             return ""
         else:
@@ -134,8 +134,8 @@ class ChoiceState:
         if self.splitter.answering and close_id is not None and close_id in ids:
             kept = ids[: ids.index(close_id)]  # no text of the answer yet, at most a part of this
         else:
-            self._reasoning_end = len(self.ids) - (self.cut == "eos")
-            end = len(ids) - (self.cut == "eos")
+            self._reasoning_end = len(self.ids) - (cut == "eos")
+            end = len(ids) - (cut == "eos")
             if self._loops is not None and self._loops.found is not None:
                 end = 1 + self._loops.found.first_end
             kept = ids[: min(end, max(0, room - len(closing)))]

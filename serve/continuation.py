@@ -53,4 +53,12 @@ def completion_body(
     body["max_tokens"] = max_tokens
     if "min_tokens" in plan.body:
         body["min_tokens"] = max(0, int(str(plan.body["min_tokens"])) - len(ids))
+    return within_limit(body)
+
+
+def within_limit(body: dict[str, object]) -> dict[str, object]:
+    """One leg's part of what the client wants at least: vLLM refuses more than `max_tokens`."""
+    least, most = body.get("min_tokens"), body.get("max_tokens")
+    if isinstance(least, int) and isinstance(most, int) and least > most:
+        return body | {"min_tokens": most}
     return body

@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from serve.choice import ChoiceState, ThinkingEnd
-from serve.continuation import COMPLETIONS_PATH, completion_body, obstacle
+from serve.continuation import COMPLETIONS_PATH, completion_body, obstacle, within_limit
 from serve.describe import EngineInfo
 from serve.errors import ContextLengthExceeded, ServeError, UpstreamError
 from serve.plan import Plan
@@ -219,7 +219,7 @@ class Generation:
 
     def _obstacle(self) -> str | None:
         trace, splitter = self._choice.trace, self._choice.splitter
-        return obstacle(self._plan, grammar_begun=splitter.answering or not trace.split_by_engine)
+        return obstacle(self._plan, grammar_begun=splitter.answered or not trace.split_by_engine)
 
     def hold(self, lease: Lease) -> None:
         self._lease = lease
@@ -302,8 +302,8 @@ class Generation:
         if self._obstacle() is None:
             choice.thinks_until = max(budget, choice.num_tokens + 1)
             left = choice.thinks_until - choice.num_tokens
-            return body | {"max_tokens": min(left, int(str(body.get("max_tokens", left))))}
-        return body
+            body = body | {"max_tokens": min(left, int(str(body.get("max_tokens", left))))}
+        return within_limit(body)
 
     def _read(self, event: bytes) -> list[EngineChoice]:
         chunk, choice = self._decode(event), self._choice

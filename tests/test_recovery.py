@@ -9,7 +9,16 @@ from typing import Any
 
 import pytest
 
-from benchmarks.stand_in import END_THINK, Fault, Options, StandInEngine, decode, encode
+from benchmarks.stand_in import (
+    END_THINK,
+    THINK,
+    Connection,
+    Fault,
+    Options,
+    StandInEngine,
+    decode,
+    encode,
+)
 from tests.support import RunningRouter, eventually, running_router
 from tests.test_failover import joined, no_trace_left
 
@@ -177,6 +186,49 @@ async def test_circles_are_seen_across_a_failover() -> None:
             assert reply["r1"]["recovered"] == "repetition"
             assert reply["r1"]["failovers"] >= 1
             assert len(reply["choices"][0]["message"]["reasoning"]) < 7 * len(LOOP)
+
+
+async def test_what_is_wanted_at_least_fits_every_leg(
+    engine: StandInEngine, router: RunningRouter
+) -> None:
+    """vLLM refuses min_tokens above max_tokens: a leg that ends at the budget asks for no more."""
+    await router.chat(scripted(), max_tokens=100, min_tokens=80, thinking_token_budget=10)
+    first, second = [r["body"] for r in engine.requests if "completions" in r["path"]][-2:]
+    assert (first["min_tokens"], first["max_tokens"]) == (10, 10)
+    assert second["min_tokens"] == 80 - len(second["prompt"]) + len(first_prompt(second))
+    assert second["min_tokens"] <= second["max_tokens"]
+
+
+def first_prompt(body: dict[str, Any]) -> list[int]:
+    """The prompt's own part of what a second leg begins with: up to the opened trace."""
+    ids: list[int] = body["prompt"]
+    return ids[: len(ids) - ids[::-1].index(THINK) + len(encode("\n"))]
+
+
+class Speechless(StandInEngine):
+    """Can't turn token ids into text."""
+
+    num_asked = 0
+
+    def handle(self, connection: Connection, method: str, path: str, data: bytes) -> None:
+        if path == "/detokenize":
+            self.num_asked += 1
+            connection.reset()
+        else:
+            super().handle(connection, method, path, data)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_recovery_that_cannot_be_begun_ends_with_an_error(stream: bool) -> None:
+    """After a few tries, not after endless ones."""
+    async with Speechless(Options(**FAST)) as engine, running_router(engine.url) as router:
+        response = await router.chat(scripted(gives_up_after=9), stream=stream)
+        if stream:
+            assert '"engine_error"' in response.text.rstrip().rpartition("\n\n")[2]
+        else:
+            assert response.status_code == 502
+        assert 0 < engine.num_asked < 12
+        await no_trace_left(router, engine)
 
 
 async def test_recovery_can_be_refused(router: RunningRouter) -> None:
