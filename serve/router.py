@@ -8,30 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import secrets
 import signal
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import TypeVar
 
-import msgspec
 from fastapi import FastAPI, Request, Response
 
 from serve import __version__
 from serve.access import claim_of
-from serve.admission import Admission, Gate
 from serve.app import App, add_error_handlers, read_body
-from serve.brownout import Brownout
 from serve.chat import ChatReply, make_head
 from serve.completion import CompletionReply
-from serve.describe import EngineInfo
 from serve.drain import Drain
-from serve.forms import Sampled
-from serve.generation import Generation
-from serve.keys import KeyRing
-from serve.lengths import UsualLengths
-from serve.load import engine_pressure
+from serve.information import add_information_routes
 from serve.messages import count_tokens_chat, messages_chat
 from serve.messages_reply import MessagesReply, error_body
 from serve.openapi import (
@@ -42,8 +32,7 @@ from serve.openapi import (
     RESPONSES_SCHEMA,
     TOKENIZE_SCHEMA,
 )
-from serve.plan import Plan, plan_chat, plan_completion
-from serve.presets import PresetBook, load_presets, resolve_model
+from serve.plan import plan_chat, plan_completion
 from serve.protocol import (
     ChatRequest,
     Message,
@@ -55,99 +44,16 @@ from serve.protocol import (
 from serve.replicas import ReplicaSet
 from serve.responses import as_chat, named_as_asked, parse_responses
 from serve.responses_reply import ResponsesReply
-from serve.settings import Settings, SettingsError
-from serve.several import Several
-from serve.shared import Shared
-from serve.strict import did_you_mean
-from serve.symbolic import SymbolicChecker
-from serve.telemetry import Stopwatch, Telemetry
+from serve.settings import Settings
+from serve.state import Router
+from serve.telemetry import Stopwatch
 from serve.tokenizer import count_tokens
 from serve.turns import engine_messages
-from serve.votes import Vote
 from serve.worker import ALONE, Worker
-
-log = logging.getLogger(__name__)
 
 FIRST_LOOK_S = 2.0
 
 R = TypeVar("R", bound=ChatReply)
-
-
-class Router:
-    """The router's state: settings, presets, keys, replicas, gate, telemetry."""
-
-    def __init__(self, settings: Settings, worker: Worker) -> None:
-        self.settings = settings
-        shared = Shared(worker)
-        self.presets = self._read_presets()
-        self.replicas = ReplicaSet(settings.router)
-        self.checker = SymbolicChecker()
-        self.gate = Gate(
-            settings.router.max_in_flight,
-            max_queued=settings.router.max_queued,
-            queue_timeout_s=settings.router.queue_timeout_s,
-            counters=shared.counters("gate"),
-            replica_capacity=lambda: self.replicas.capacity,
-        )
-        keys_file = settings.server.keys_file
-        self.keys = KeyRing(Path(keys_file), shared) if keys_file is not None else None
-        self.brownout = Brownout(settings.brownout, self._pressure)
-        self.answers = UsualLengths()
-        self.telemetry = Telemetry(
-            lambda: self.gate.num_in_flight,
-            lambda: self.gate.num_queued,
-            self.replicas,
-            self.brownout,
-            self.answers,
-            worker,
-        )
-
-    def reload(self) -> None:
-        """Reads presets and keys again, whether they changed or not."""
-        self.reload_presets()
-        if self.keys is not None:
-            self.keys.reload()
-
-    def reload_presets(self) -> None:
-        """Reads the presets again; a broken file is reported and the old presets stay."""
-        try:
-            self.presets = self._read_presets()
-        except SettingsError as exc:
-            log.error("presets not reloaded: %s", exc)
-        else:
-            log.info("presets reloaded: %s", ", ".join(self.presets.presets))
-
-    def _read_presets(self) -> PresetBook:
-        router = self.settings.router
-        book = load_presets(Path(router.presets) if router.presets else None)
-        if router.default_preset not in book.presets:
-            raise SettingsError(
-                f"router.default_preset = `{router.default_preset}` is not among the presets"
-                f"{did_you_mean(router.default_preset, book.presets)}"
-            )
-        return book
-
-    def resolve(self, model: str | None, preset: str | None) -> tuple[EngineInfo, str]:
-        """What serves the asked model, and the preset to use. Raises `ServeError`."""
-        models = self.replicas.models()
-        if not models:
-            raise self.replicas.not_ready()
-        name, named = resolve_model(model, preset, models, self.presets)
-        return models[name], named or self.settings.router.default_preset
-
-    def _pressure(self, priority: int) -> float:
-        """What keeps requests with this priority from running at once, here or on the engines."""
-        looks = (replica.engine_load for replica in self.replicas.ready)
-        engines = engine_pressure([load for load in looks if load is not None])
-        return max(self.gate.pressure(priority), engines)
-
-    def sampled(self, plan: Plan, request_id: str, admission: Admission) -> Sampled:
-        """What makes the choices of a planned reply."""
-        if plan.votes is not None:
-            return Vote(plan, self.replicas, request_id, admission, self.checker)
-        if plan.num_choices > 1:
-            return Several(plan, self.replicas, request_id, admission)
-        return Generation(plan, self.replicas, request_id)
 
 
 def build_app(settings: Settings, worker: Worker = ALONE) -> FastAPI:
@@ -179,7 +85,7 @@ def build_app(settings: Settings, worker: Worker = ALONE) -> FastAPI:
     app.state.drain = Drain()
     add_error_handlers(app)
     _add_generation_routes(app, router)
-    _add_information_routes(app, router)
+    add_information_routes(app, router)
     return app
 
 
@@ -300,69 +206,6 @@ def _add_generation_routes(app: App, router: Router) -> None:
             body |= prompt_of(info.model, preset, asked.messages)
         reply = await router.replicas.call(info.model, "/tokenize", body)
         return Response(reply, media_type="application/json")
-
-
-def _add_information_routes(app: FastAPI, router: Router) -> None:
-    @app.get("/health")
-    async def health() -> dict[str, str]:
-        """Alive: the process answers."""
-        return {"status": "ok"}
-
-    @app.get("/ready")
-    async def ready() -> dict[str, object]:
-        """Can serve: at least one ready replica, and not draining."""
-        app.state.drain.refuse()
-        if not router.replicas.ready:
-            raise router.replicas.not_ready()
-        return {"status": "ok", "replicas_ready": len(router.replicas.ready)}
-
-    @app.get("/metrics")
-    async def metrics() -> Response:
-        return Response(
-            router.telemetry.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8"
-        )
-
-    @app.get("/v1/models")
-    async def models() -> dict[str, object]:
-        """Every served model, plain and with each preset."""
-        served = router.replicas.models()
-        cards = [
-            {
-                "id": name,
-                "object": "model",
-                "created": 0,
-                "owned_by": "r1-serve",
-                "max_model_len": info.max_model_len,
-            }
-            for model, info in served.items()
-            for name in (model, *(f"{model}:{preset}" for preset in router.presets.presets))
-        ]
-        return {"object": "list", "data": cards}
-
-    @app.get("/v1/models/{model}")
-    async def model(model: str) -> dict[str, object]:
-        info, _ = router.resolve(model, None)
-        return {
-            "id": model,
-            "object": "model",
-            "created": 0,
-            "owned_by": "r1-serve",
-            "max_model_len": info.max_model_len,
-        }
-
-    @app.get("/v1/presets")
-    async def presets() -> dict[str, object]:
-        """Every preset with its values; null means that the client and the engine decide."""
-        book = router.presets
-        return {
-            "object": "list",
-            "default": router.settings.router.default_preset,
-            "reasoning_effort": book.reasoning_effort,
-            "data": [
-                {"id": name, "object": "preset", **msgspec.to_builtins(preset)}
-                for name, preset in book.presets.items()
-            ],
-        }
 
 
 def set_priority(body: dict[str, object], priority: int) -> None:

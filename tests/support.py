@@ -11,9 +11,10 @@ from typing import Any
 import httpx
 import msgspec
 
-from serve.router import Router, build_app
+from serve.router import build_app
 from serve.server import run
 from serve.settings import BrownoutSettings, RouterSettings, ServerSettings, Settings
+from serve.state import Router
 
 
 class RunningRouter:
