@@ -86,6 +86,32 @@ async def test_a_budget_closes_the_trace_and_the_answer_follows(client: openai.A
         assert reply.r1["budget_source"] == "request"
 
 
+async def test_a_full_context_still_gives_an_answer(client: openai.AsyncOpenAI) -> None:
+    """A question said over and over leaves the model rambling on to the end of its context; the
+    trace's end gives way to an answer."""
+    recovered = []
+    for problem in held_out_problems("chain", 4, seed=8):
+        text = "\n".join([problem.question] * (3200 // (len(problem.question) + 1)))
+        reply: Any = await client.chat.completions.create(**ask(text, temperature=0))
+        assert reply.choices[0].message.content
+        recovered.append(reply.r1.get("recovered"))
+    assert "length" in recovered, recovered
+
+
+async def test_a_model_that_goes_in_circles_answers(client: openai.AsyncOpenAI) -> None:
+    """With a reward for saying the same again the demo model loops on most questions."""
+    problems = held_out_problems("word", 8, seed=9)
+    body: dict[str, Any] = {"temperature": 0, "frequency_penalty": -2, "max_tokens": 1500}
+    replies: list[Any] = await asyncio.gather(
+        *(client.chat.completions.create(**ask(p.question, **body)) for p in problems)
+    )
+    assert all(reply.choices[0].message.content for reply in replies)
+    cut = [reply for reply in replies if reply.r1.get("recovered") == "repetition"]
+    assert len(cut) >= 4
+    for reply in cut:
+        assert reply.usage.completion_tokens_details.reasoning_tokens < 400
+
+
 SCHEMA = {
     "type": "object",
     "properties": {"sum": {"type": "integer", "minimum": 0, "maximum": 999}},
