@@ -7,6 +7,7 @@ with a Retry-After it comes back at that time, a few times, as the official SDKs
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import re
 import time
@@ -33,6 +34,16 @@ class Attempt:
     num_tokens: int = 0
     done: bool = False
     retry_after_s: float | None = None
+    capped: bool = False
+    """Whether the reply says that a brownout has set its budget."""
+    body: bytearray = field(default_factory=bytearray)
+
+    @property
+    def content(self) -> str:
+        """The answer's text."""
+        events = [line[6:] for line in self.body.split(b"\n\n") if line.startswith(b"data: {")]
+        choices = [choice for event in events for choice in json.loads(event).get("choices", ())]
+        return "".join(choice["delta"].get("content") or "" for choice in choices)
 
     @property
     def ok(self) -> bool:
@@ -72,12 +83,15 @@ class _Exchange(asyncio.Protocol):
             self.attempt.retry_after_s = float(value) / 1000
         elif name.lower() == b"retry-after" and self.attempt.retry_after_s is None:
             self.attempt.retry_after_s = float(value)
+        elif name.lower() == b"x-r1-budget-source":
+            self.attempt.capped = value == b"brownout"
 
     def on_headers_complete(self) -> None:
         self.attempt.status = self._parser.get_status_code()
 
     def on_body(self, body: bytes) -> None:
         attempt = self.attempt
+        attempt.body += body
         if attempt.ttft_s is None and TEXT.search(body):
             attempt.ttft_s = self._clock.now_s() - attempt.sent_at_s
         if b"[DONE]" in body:

@@ -11,11 +11,18 @@ Definitions
 - goodput: requests per second of the arrival time that were answered in full, with TTFT and time
   per output token within the limits (MLPerf's for servers, 2 s and 80 ms).
 - refused: visitors' first attempts that got 429 or 503.
+- right: of the answered, those with the right boxed answer; right/s: those of goodput that are.
+- capped: of the answered, those that say that a brownout has set their thinking budget.
 - let in: of the refused who came back when Retry-After said, how many then got 200 and were not
   refused again (the end of the load cuts off some who still wait: they are neither); `late`: the
   same for those told a time after the arrivals had ended.
 
     python -m benchmarks.overload            # table, one JSON line, bench-results/overload.json
+
+Brownout against refusals, on long traces of one length or of many (`docs/images/brownout.png`):
+
+    python -m benchmarks.overload --targets "router,router with brownout" --multiples 0.5,1,1.5,2 \\
+        --problems chain:10 --out docs/images/brownout.json --plot docs/images/brownout.png
 """
 
 from __future__ import annotations
@@ -32,13 +39,23 @@ import urllib.request
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from itertools import islice, repeat
 from pathlib import Path
+from random import Random
+from statistics import fmean
+from typing import TYPE_CHECKING
 
 from benchmarks.open_loop import Arrivals, Attempt, Clock, Visitor, ask, run
 from benchmarks.processes import Child, free_port
 from benchmarks.stats import percentile, table
+from demo_model.answers import extract_boxed
+from demo_model.problem import Problem
 from demo_model.problems import held_out_problems
+from demo_model.sums import chain
 from serve.settings import config_dir
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _SLOTS = (64, 48, 32, 24, 16, 12, 8)
 """Tried in turn; the demo's engine runs no more than the first."""
@@ -49,13 +66,23 @@ _BUSY = re.compile(rb"^vllm:num_requests_(?:running|waiting)\{.*\} ([0-9.e+]+)$"
 
 @dataclass(frozen=True, slots=True)
 class Settings:
+    targets: str = "router,bare vLLM"
+    """Of these and `router with brownout`."""
+    problems: str = "addition"
+    """Kinds of the demo model's held-out problems, asked in turn: `chain:10` has ten numbers."""
     multiples: str = "0.5,0.8,1,1.5,2,3"
     seconds: float = 15.0
     max_in_flight: int = 0
+    capacity_per_s: float = 0.0
+    """0: measured."""
     queue_timeout_s: float = 1.5
     returns: int = 3
     slo_ttft_s: float = 2.0
     slo_tpot_s: float = 0.08
+    min_thinking_tokens: int = 32
+    recovery_s: float = 12.0
+    """Of the brownout: for traces of about 100 tokens that take 1 to 3 s."""
+    plot: str = ""
     out: str = "bench-results/overload.json"
 
 
@@ -74,6 +101,10 @@ class Row:
     let_in: float
     let_in_late: float
     attempts_per_answer: float
+    right: float
+    right_goodput_per_s: float
+    capped: float
+    tokens_per_answer: float
 
 
 def good(attempt: Attempt, settings: Settings) -> bool:
@@ -86,11 +117,23 @@ def good(attempt: Attempt, settings: Settings) -> bool:
 
 
 def summarise(
-    target: str, multiple: float, arrivals: Arrivals, visitors: Sequence[Visitor], s: Settings
+    target: str,
+    multiple: float,
+    arrivals: Arrivals,
+    visitors: Sequence[Visitor],
+    s: Settings,
+    answers: Sequence[str | None] = (None,),
 ) -> Row:
+    """`answers` are those of the prompts, in their order."""
     attempts = [attempt for visitor in visitors for attempt in visitor.attempts]
     in_time = [a for a in attempts if a.sent_at_s <= arrivals.seconds]
     answered = [a for a in in_time if a.ok]
+    right = {
+        id(attempt)
+        for number, visitor in enumerate(visitors)
+        for attempt in visitor.attempts
+        if attempt.ok and extract_boxed(attempt.content) == answers[number % len(answers)]
+    }
     ttft_s = [a.ttft_s for a in answered if a.ttft_s is not None]
     refused = [v for v in visitors if v.attempts[0].status in (429, 503)]
     back = [a for v in refused for a in v.attempts[1:]]
@@ -107,6 +150,10 @@ def summarise(
         _share(back),
         _share(late),
         len(attempts) / max(1, sum(a.ok for a in attempts)),
+        sum(id(a) in right for a in answered) / max(1, len(answered)),
+        sum(good(a, s) and id(a) in right for a in in_time) / arrivals.seconds,
+        sum(a.capped for a in answered) / max(1, len(answered)),
+        sum(a.num_tokens for a in answered) / max(1, len(answered)),
     )
 
 
@@ -124,20 +171,25 @@ class Stack:
         cpu = str(config_dir() / "cpu.toml")
         self.engine = self._start("engine", ["--config", cpu], "/health", timeout_s=300)
 
-    def start_router(self, settings: Settings, num_slots: int) -> str:
-        config = self._scratch / "router.toml"
+    def start_router(self, settings: Settings, num_slots: int, brownout: bool) -> str:
+        name = "brownout" if brownout else "router"
+        config = self._scratch / f"{name}.toml"
         config.write_text(
             f"[server]\nlog_level = 'warning'\n[router]\nmax_in_flight = {num_slots}\n"
             f"max_queued = {num_slots}\nqueue_timeout_s = {settings.queue_timeout_s}\n"
+            f"[brownout]\nenabled = {str(brownout).lower()}\nrecovery_s = {settings.recovery_s}\n"
+            f"min_thinking_tokens = {settings.min_thinking_tokens}\n"
         )
         argv = ["--config", str(config), "--engine-url", self.engine]
-        return self._start("router", argv, "/ready", timeout_s=60)
+        return self._start("router", argv, "/ready", timeout_s=60, log=name)
 
-    def _start(self, what: str, argv: Sequence[str], ready: str, timeout_s: float) -> str:
+    def _start(
+        self, what: str, argv: Sequence[str], ready: str, timeout_s: float, log: str = "engine"
+    ) -> str:
         port = free_port()
         child = Child(
             [sys.executable, "-m", "serve", what, *argv, "--port", str(port)],
-            self._scratch / f"{what}.log",
+            self._scratch / f"{log}.log",
         )
         self._stack.callback(child.stop)
         child.wait_ready(f"http://127.0.0.1:{port}{ready}", timeout_s=timeout_s)
@@ -189,19 +241,38 @@ def find_slots(engine: Arrivals, settings: Settings) -> int:
     return num_slots
 
 
+def held_out(kind: str, num: int = 400) -> list[Problem]:
+    """Held-out problems of a kind, or chains of one length (`chain:10`)."""
+    kind, _, length = kind.partition(":")
+    if not length:
+        return held_out_problems(kind, num, seed=7)
+    chance = Random(7)
+    chains = (chain(chance, "en", length=int(length), slip_rate=0.0) for _ in repeat(None))
+    return list(islice((problem for problem in chains if problem.held_out), num))
+
+
 def measure(settings: Settings) -> list[Row]:
-    prompts = [p.question for p in held_out_problems("addition", 400, seed=7)]
+    kinds = map(held_out, settings.problems.split(","))
+    problems = [problem for group in zip(*kinds, strict=True) for problem in group]
+    prompts = [problem.question for problem in problems]
     rows: list[Row] = []
     with ExitStack() as stack:
         up = Stack(stack)
         engine = Arrivals(up.engine, "r1-demo", prompts, rate=1, seconds=1)
         asyncio.run(keep_busy(engine, 8, 3))  # warms it up
         num_slots = settings.max_in_flight or find_slots(engine, settings)
-        capacity = capacity_of(asyncio.run(keep_busy(engine, num_slots, 18)), 6, 18)
+        capacity = settings.capacity_per_s or capacity_of(
+            asyncio.run(keep_busy(engine, num_slots, 18)), 6, 18
+        )
         print(f"{num_slots} slots, capacity: {capacity:.1f} answers per second", flush=True)
-        router = up.start_router(settings, num_slots)
+        urls = {
+            name: up.engine
+            if name == "bare vLLM"
+            else up.start_router(settings, num_slots, name == "router with brownout")
+            for name in settings.targets.split(",")
+        }
         for multiple in map(float, settings.multiples.split(",")):
-            for target, url in (("router", router), ("bare vLLM", up.engine)):
+            for target, url in urls.items():
                 up.wait_idle()
                 load = Arrivals(
                     url,
@@ -214,7 +285,8 @@ def measure(settings: Settings) -> list[Row]:
                     seed=round(10 * multiple),
                 )
                 visitors = asyncio.run(run(load))
-                rows.append(summarise(target, multiple, load, visitors, settings))
+                answers = [problem.answer for problem in problems]
+                rows.append(summarise(target, multiple, load, visitors, settings, answers))
                 print(rows[-1], flush=True)
     return rows
 
@@ -222,7 +294,8 @@ def measure(settings: Settings) -> list[Row]:
 def render(rows: Sequence[Row]) -> str:
     peak = max(row.goodput_per_s for row in rows if row.target == "router")
     titles = "|x capacity|offered/s|answered/s|goodput/s|of peak|TTFT p50 s|p99 s"
-    lines = [f"{titles}|refused|let in|late|tries".split("|")]
+    titles += "|refused|let in|late|tries|right|right/s|capped|tokens"
+    lines = [titles.split("|")]
     for row in rows:
         lines.append(
             [
@@ -238,6 +311,10 @@ def render(rows: Sequence[Row]) -> str:
                 _percent(row.let_in),
                 _percent(row.let_in_late),
                 f"{row.attempts_per_answer:.2f}",
+                _percent(row.right),
+                f"{row.right_goodput_per_s:.1f}",
+                _percent(row.capped),
+                f"{row.tokens_per_answer:.0f}",
             ]
         )
     return table(lines)
@@ -245,6 +322,40 @@ def render(rows: Sequence[Row]) -> str:
 
 def _percent(share: float) -> str:
     return "-" if math.isnan(share) else f"{100 * share:.0f} %"
+
+
+def plot(rows: Sequence[Row], path: Path) -> None:
+    """What was answered within the limits, how much of it right, and what was refused, against the
+    load; where a multiple was measured several times, the means."""
+    from matplotlib import pyplot as plt
+
+    def draw(axes: Axes, field: str, target: str, style: str, color: str, scale: float = 1) -> None:
+        own = [row for row in rows if row.target == target]
+        loads = sorted({row.multiple for row in own})
+        means = [fmean(getattr(row, field) for row in own if row.multiple == at) for at in loads]
+        axes.plot(loads, [scale * mean for mean in means], style, color=color)
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    targets = list(dict.fromkeys(row.target for row in rows))
+    for number, target in enumerate(targets):
+        color = f"C{number}"
+        left.plot([], [], color=color, label=target)
+        draw(left, "goodput_per_s", target, "o-", color)
+        draw(left, "right_goodput_per_s", target, "s--", color)
+        draw(right, "refused", target, "o-", color, 100)
+        draw(right, "right", target, "s--", color, 100)
+    for axes, solid, dashed in (
+        (left, "answered within the limits", "and right"),
+        (right, "refused at first, of all", "right, of the answered"),
+    ):
+        axes.plot([], [], "o-", color="grey", label=solid)
+        axes.plot([], [], "s--", color="grey", label=dashed)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize="small")
+    left.set(xlabel="load, x capacity", ylabel="requests per second", ylim=0)
+    right.set(xlabel="load, x capacity", ylabel="%", ylim=(-3, 103))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -262,6 +373,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     out = Path(settings.out)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(report, indent=1) + "\n")
+    if settings.plot:
+        plot(rows, Path(settings.plot))
     print(json.dumps(report))
     return 0
 

@@ -17,21 +17,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 
 from serve.admission import BATCH_PRIORITY
+from serve.lengths import UsualLengths
 from serve.settings import BrownoutSettings
 
 RISE_S = 1.0
 """From no level to the whole."""
 HYSTERESIS = 0.15
 """A level stays as long as the pressure is lower by no more than this than what raises to it."""
-NUM_LENGTHS = 64
-"""How many generations tell what is usual."""
-MIN_LENGTHS = 8
-USUAL_QUANTILE = 0.95
-"""A beginning brownout is felt by the longest traces only, but not set by one that went astray."""
 
 _INTERACTIVE, _BATCH = "interactive", "batch"
 _CLASSES = {_INTERACTIVE: BATCH_PRIORITY - 1, _BATCH: BATCH_PRIORITY}
@@ -65,24 +60,9 @@ class Level:
         return min(1.0, max(0.0, (pressure - self._start) / (self._full - self._start)))
 
 
-class ThinkingLengths:
-    """How many tokens generations thought lately, by preset."""
-
-    def __init__(self) -> None:
-        self._lengths: dict[str, deque[int]] = {}
-
-    def add(self, preset: str, num_tokens: int) -> None:
-        self._lengths.setdefault(preset, deque(maxlen=NUM_LENGTHS)).append(num_tokens)
-
-    def usual(self, preset: str) -> int | None:
-        """What few exceed; None while too little is known."""
-        lengths = sorted(self._lengths.get(preset, ()))
-        return lengths[int(USUAL_QUANTILE * len(lengths))] if len(lengths) >= MIN_LENGTHS else None
-
-
 def shrunk(wanted: int, usual: int | None, floor: int, level: float) -> int:
-    """How many tokens one may think who would get `wanted`: from the usual length at the lowest
-    level to `floor` at 1, by equal factors. Never more than `wanted`."""
+    """How many tokens one may think who would get `wanted`: from the usual length (which few
+    exceed) at the lowest level to `floor` at 1, by equal factors. Never more than `wanted`."""
     if level <= 0:
         return wanted
     most = wanted if usual is None else min(wanted, usual)
@@ -103,7 +83,7 @@ class Brownout:
         self._settings = settings
         self._pressure = pressure
         self._clock = clock
-        self._lengths = ThinkingLengths()
+        self._lengths = UsualLengths()
         midway = (settings.start + settings.full) / 2
         self._levels = {
             name: Level(start, settings.full, settings.recovery_s)

@@ -65,9 +65,9 @@ class DrainRate:
         return self._time_s > RATE_WINDOW_S / 2
 
     def per_s(self, now_s: float) -> float:
-        """Never zero. `saturated` comes first."""
+        """Never zero; without bound before the first `saturated`."""
         self._advance(now_s)
-        return max(self._num_ended / self._time_s, 1e-6)
+        return max(self._num_ended / self._time_s, 1e-6) if self._time_s else math.inf
 
     def _advance(self, now_s: float) -> None:
         if self._since_s is None:

@@ -96,12 +96,13 @@ class Policy:
         taken = self._counters.total(RUNNING) / max(1, self._capacity())
         if taken < 1:
             return taken
-        places = 0.0
+        places = float(self._max_queued == 0)
         if self.line:  # the other workers' lines are taken to be like this one
             share = self._num_waiting(priority) / len(self.line)
             places = share * self._counters.total(QUEUED) / max(1, self._max_queued)
+        most_ahead = self._most_ahead(now_s)
         if self._rate.is_known:
-            places = max(places, self._num_ahead(priority) / self._most_ahead(now_s))
+            places = max(places, self._num_ahead(priority) / most_ahead)
         return 1 + min(1.0, places)
 
     def take_free(self, now_s: float) -> bool:

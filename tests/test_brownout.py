@@ -17,16 +17,14 @@ from hypothesis import strategies as st
 
 from serve.brownout import (
     HYSTERESIS,
-    MIN_LENGTHS,
-    NUM_LENGTHS,
     RISE_S,
     Brownout,
     Level,
-    ThinkingLengths,
     shrunk,
 )
 from serve.budget import Budget
 from serve.errors import TooManyRequests
+from serve.lengths import MIN_LENGTHS
 from serve.plan import plan_chat
 from serve.presets import Preset, PresetBook
 from serve.protocol import parse_chat
@@ -121,18 +119,6 @@ def test_equal_steps_of_the_level_are_equal_factors() -> None:
     """From 1600, what is usual, to 100: the budget of 8192 itself would relieve nothing."""
     caps = [shrunk(8192, 1600, 100, level) for level in (0.25, 0.5, 0.75)]
     assert caps == [800, 400, 200]
-
-
-def test_what_is_usual_is_what_few_of_the_last_generations_exceed() -> None:
-    """Of each preset for itself; unknown from a few."""
-    lengths = ThinkingLengths()
-    for length in range(MIN_LENGTHS - 1):
-        lengths.add("chat", length)
-    assert lengths.usual("chat") is None
-    for length in range(1000, 1000 + NUM_LENGTHS):
-        lengths.add("chat", length)
-    assert lengths.usual("chat") == 1000 + int(0.95 * NUM_LENGTHS)
-    assert lengths.usual("math") is None
 
 
 # --- the classes
@@ -264,8 +250,8 @@ def simulate(
     measured_from_s: float = 60.0,
     seed: int = 5,
 ) -> Outcome:
-    """The real gate's policy and the real brownout around generations that last as long as they
-    think; `loads` are (multiple of what the slots can do, seconds). Refused ones don't come back."""
+    """The gate's own policy and a brownout around generations that last as long as they think;
+    `loads` are (multiple of what the slots can do, seconds). The refused don't come back."""
     chance, outcome, now_s = random.Random(seed), Outcome(), 0.0
     policy = Policy(Counters.alone(), lambda: NUM_SLOTS, max_queued=256, queue_timeout_s=10.0)
     made = Brownout(
@@ -336,15 +322,16 @@ def simulate(
 
 @pytest.mark.parametrize("load", [1.5, 2.5])
 def test_under_a_constant_load_the_level_settles_and_hardly_anyone_is_refused(load: float) -> None:
-    """It hovers about one value instead of swinging from none to all; without a brownout a third
-    and more are refused."""
+    """It hovers about one value and hardly touches none or all; without a brownout a third and more
+    are refused."""
     loads = [(load, 360.0)]
     outcome = simulate(loads)
     levels = outcome.levels_between(60, 360)
     assert outcome.refused < 0.01
     assert simulate(loads, enabled=False).refused > 0.9 * (1 - 1 / load)
     assert 0.3 < statistics.mean(levels) < 0.9
-    assert statistics.pstdev(levels) < 0.25
+    assert statistics.pstdev(levels) < 0.3
+    assert sum(level in (0, 1) for level in levels) < 0.1 * len(levels)
     early, late = (outcome.levels_between(at_s, at_s + 150) for at_s in (60, 210))
     assert abs(statistics.mean(early) - statistics.mean(late)) < 0.1, "no drift"
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve.load import parse_load
+from serve.load import EngineLoad, engine_pressure, parse_load
 
 PAGE = b"""\
 # HELP vllm:num_requests_running Number of requests in model execution batches.
@@ -67,3 +67,17 @@ def test_any_bytes_can_be_read(text: bytes) -> None:
     """Never an exception, whatever stands where a number should."""
     parse_load(text)
     parse_load(PAGE + b"vllm:num_requests_running 1" + text)
+
+
+def test_engines_press_by_their_cache_or_by_who_waits() -> None:
+    """All together: one that is full while others have room is no reason to think less."""
+
+    def load(num_running: int, num_waiting: int, usage: float) -> EngineLoad:
+        return EngineLoad(num_running, num_waiting, usage, ())
+
+    assert engine_pressure([]) == 0
+    assert engine_pressure([load(50, 0, 0.9), load(50, 0, 0.3)]) == pytest.approx(0.6)
+    assert engine_pressure([load(64, 64, 0.3)]) == 1
+    assert engine_pressure([load(64, 64, 0.3), load(64, 0, 0.3)]) == pytest.approx(2 / 3)
+    assert engine_pressure([load(0, 10**6, 0.3)]) == 2
+    assert engine_pressure([load(1, 1, 0.0)]) < 0.2, "on its way into the batch"

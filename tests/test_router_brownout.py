@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from benchmarks.stand_in import Options, StandInEngine
-from serve.brownout import MIN_LENGTHS
+from serve.lengths import MIN_LENGTHS
 from serve.settings import BrownoutSettings
 from tests.support import RunningRouter, eventually, running_router
 
@@ -71,6 +71,7 @@ async def open_streams(
     yield
     for stream in streams:
         stream.cancel()
+    await asyncio.gather(*streams, return_exceptions=True)
     await eventually(lambda: len(engine.running) == before)
 
 

@@ -263,3 +263,44 @@ def test_without_a_line_whoever_finds_no_slot_is_refused() -> None:
     policy.arrive(0, 0, 0.0)
     with pytest.raises(TooManyRequests, match=r"send the same request again in \d+ s"):
         policy.arrive(0, 1, 0.0)
+
+
+def test_pressure_tells_the_slots_then_the_line_before_ones_own_work() -> None:
+    """At 1 no slot is free; a line of batch work doesn't press on interactive work."""
+    policy, _ = make(capacity=4, max_queued=4)
+    seen = []
+    for priority in (0, 0, 0, 0, 10, 10, 0):
+        policy.arrive(priority, 0, 0.0)
+        seen.append((policy.pressure(0, 0.0), policy.pressure(10, 0.0)))
+    assert seen[:4] == [(share, share) for share in (0.25, 0.5, 0.75, 1.0)]
+    assert seen[4:] == [(1.0, 1.25), (1.0, 1.5), (1.25, 1.75)]
+
+
+@given(st.lists(st.tuples(st.sampled_from("aaal"), st.integers(0, 2), st.floats(0, 3))))
+def test_newcomers_are_refused_at_the_highest_pressure_and_no_earlier(
+    steps: list[tuple[str, int, float]],
+) -> None:
+    """By a full line and by the drain rate, as their priority sees them."""
+    policy, counters = make(capacity=3, max_queued=4, queue_timeout_s=6)
+    now_s = 0.0
+    for who, (what, priority, passed_s) in enumerate(steps):
+        now_s += passed_s
+        pressure = policy.pressure(priority, now_s)
+        assert 0 <= pressure <= 2
+        assert (pressure >= 1) == (counters.total(RUNNING) == 3)
+        if what == "l" and counters.total(RUNNING):
+            policy.leave(now_s)
+        elif what == "a":
+            try:
+                waiter = policy.arrive(priority, who, now_s)
+            except TooManyRequests:
+                assert pressure == 2
+            else:
+                assert (waiter is None) == (pressure < 1)
+
+
+def test_what_other_workers_take_presses_too() -> None:
+    """On one that has never seen a full house itself."""
+    policy, counters = make(capacity=2)
+    counters.add(RUNNING, 2)
+    assert policy.pressure(0, 100.0) == 1
