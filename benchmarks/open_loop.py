@@ -11,7 +11,7 @@ import json
 import random
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 from urllib.parse import urlsplit
@@ -131,6 +131,8 @@ class Arrivals:
     patience_s: float = 10.0
     max_tokens: int = 400
     seed: int = 0
+    extra: Sequence[Mapping[str, object]] = ({},)
+    """Further fields of the requests, in turn."""
 
     def request(self, number: int) -> bytes:
         body = {
@@ -142,7 +144,7 @@ class Arrivals:
             "temperature": 0.6,
             "top_p": 0.95,
         }
-        return chat_request(self.url, body)
+        return chat_request(self.url, {**body, **self.extra[number % len(self.extra)]})
 
 
 async def run(arrivals: Arrivals) -> list[Visitor]:

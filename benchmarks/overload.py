@@ -36,7 +36,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from itertools import islice, repeat
@@ -70,6 +70,8 @@ class Settings:
     """Of these and `router with brownout`."""
     problems: str = "addition"
     """Kinds of the demo model's held-out problems, asked in turn: `chain:10` has ten numbers."""
+    thinking_tokens: int = 0
+    """The mean length of traces that the model isn't let close; 0: its own, which are short."""
     multiples: str = "0.5,0.8,1,1.5,2,3"
     seconds: float = 15.0
     max_in_flight: int = 0
@@ -251,6 +253,27 @@ def held_out(kind: str, num: int = 400) -> list[Problem]:
     return list(islice((problem for problem in chains if problem.held_out), num))
 
 
+def long_thinking(engine: str, mean_tokens: int) -> Sequence[Mapping[str, object]]:
+    """What makes the model think longer than it ever would: it may not close its trace, the router
+    does so after a number of tokens that varies as real traces do. Its answers are worth nothing
+    then, but the engine's work for them is real."""
+    if not mean_tokens:
+        return ({},)
+    body = json.dumps({"prompt": "</think>", "add_special_tokens": False}).encode()
+    request = urllib.request.Request(
+        engine + "/tokenize", body, {"content-type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=30) as reply:
+        (close_id,) = json.load(reply)["tokens"]
+    chance = Random(7)
+    lengths = (mean_tokens * chance.lognormvariate(-0.18, 0.6) for _ in range(400))
+    most = 4 * mean_tokens
+    return [
+        {"thinking_token_budget": min(most, round(length)), "logit_bias": {close_id: -100}}
+        for length in lengths
+    ]
+
+
 def measure(settings: Settings) -> list[Row]:
     kinds = map(held_out, settings.problems.split(","))
     problems = [problem for group in zip(*kinds, strict=True) for problem in group]
@@ -259,18 +282,22 @@ def measure(settings: Settings) -> list[Row]:
     with ExitStack() as stack:
         up = Stack(stack)
         engine = Arrivals(up.engine, "r1-demo", prompts, rate=1, seconds=1)
+        extra = long_thinking(up.engine, settings.thinking_tokens)
+        max_tokens = 400 + 4 * settings.thinking_tokens
         asyncio.run(keep_busy(engine, 8, 3))  # warms it up
         num_slots = settings.max_in_flight or find_slots(engine, settings)
-        capacity = settings.capacity_per_s or capacity_of(
-            asyncio.run(keep_busy(engine, num_slots, 18)), 6, 18
-        )
-        print(f"{num_slots} slots, capacity: {capacity:.1f} answers per second", flush=True)
         urls = {
             name: up.engine
             if name == "bare vLLM"
             else up.start_router(settings, num_slots, name == "router with brownout")
             for name in settings.targets.split(",")
         }
+        if settings.thinking_tokens:  # which takes the router
+            engine = replace(engine, url=urls["router"], extra=extra, max_tokens=max_tokens)
+        capacity = settings.capacity_per_s or capacity_of(
+            asyncio.run(keep_busy(engine, num_slots, 18)), 6, 18
+        )
+        print(f"{num_slots} slots, capacity: {capacity:.1f} answers per second", flush=True)
         for multiple in map(float, settings.multiples.split(",")):
             for target, url in urls.items():
                 up.wait_idle()
@@ -282,7 +309,9 @@ def measure(settings: Settings) -> list[Row]:
                     seconds=settings.seconds,
                     returns=settings.returns,
                     patience_s=settings.seconds,
+                    max_tokens=max_tokens,
                     seed=round(10 * multiple),
+                    extra=extra,
                 )
                 visitors = asyncio.run(run(load))
                 answers = [problem.answer for problem in problems]
