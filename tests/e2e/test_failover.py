@@ -127,6 +127,34 @@ async def test_a_killed_engine_costs_no_stream(stack: Program) -> None:
             assert sum(map(float, requests)) >= NUM_STREAMS / 4, "an engine got no work"
 
 
+async def test_a_killed_engine_costs_no_vote_and_no_recovery(stack: Program) -> None:
+    """Votes and replies whose traces are closed early, at once, while an engine is `kill -9`ed: all
+    come to an answer, and some were moved."""
+    questions = [p.question for p in held_out_problems("addition", 12, seed=20261125)]
+    async with httpx.AsyncClient(base_url=url_of(stack), timeout=120) as http:
+        await both_ready(http)
+        victim = engines_of(stack)[0]
+        num_done = 0
+
+        async def solve(question: str, **fields: Any) -> Any:
+            nonlocal num_done
+            body = {"messages": [{"role": "user", "content": question}], "preset": "math"}
+            response = await http.post("/v1/chat/completions", json=body | fields)
+            assert response.status_code == 200, response.text
+            num_done += 1
+            if num_done == 4:
+                victim.kill()
+            return response.json()
+
+        asked = [solve(question, votes=4, temperature=0.8) for question in questions]
+        asked += [solve(question, thinking_token_budget=30) for question in questions]
+        replies = await asyncio.gather(*asked)
+        for reply in replies:
+            assert "\\boxed{" in reply["choices"][0]["message"]["content"]
+        assert any("failovers" in reply["r1"] for reply in replies), "nothing was on the victim"
+        await both_ready(http)
+
+
 async def test_a_reply_goes_on_from_its_last_whole_character(engine: RunningEngine) -> None:
     """Wherever an engine was cut off, inside a character above all: at most three ids are lost."""
     text = "a 🙂 b 你好 c"
@@ -171,31 +199,3 @@ async def test_a_stopped_router_finishes_its_streams(stack: Program) -> None:
         said = await solve_all(http, questions, after=300, then=stack.process.terminate)
         assert all(it["finish"] == ["stop"] and it["done"] for it in said)
     assert await asyncio.to_thread(stack.process.wait, 60) == 0
-
-
-async def test_a_killed_engine_costs_no_vote_and_no_recovery(stack: Program) -> None:
-    """Votes and replies whose traces are closed early, at once, while an engine is `kill -9`ed: all
-    come to an answer, and some were moved."""
-    questions = [p.question for p in held_out_problems("addition", 12, seed=20261125)]
-    async with httpx.AsyncClient(base_url=url_of(stack), timeout=120) as http:
-        await both_ready(http)
-        victim = engines_of(stack)[0]
-        num_done = 0
-
-        async def solve(question: str, **fields: Any) -> Any:
-            nonlocal num_done
-            body = {"messages": [{"role": "user", "content": question}], "preset": "math"}
-            response = await http.post("/v1/chat/completions", json=body | fields)
-            assert response.status_code == 200, response.text
-            num_done += 1
-            if num_done == 4:
-                victim.kill()
-            return response.json()
-
-        asked = [solve(question, votes=4, temperature=0.8) for question in questions]
-        asked += [solve(question, thinking_token_budget=30) for question in questions]
-        replies = await asyncio.gather(*asked)
-        for reply in replies:
-            assert "\\boxed{" in reply["choices"][0]["message"]["content"]
-        assert any("failovers" in reply["r1"] for reply in replies), "nothing was on the victim"
-        await both_ready(http)
