@@ -19,10 +19,11 @@ Definitions
 
     python -m benchmarks.overload            # table, one JSON line, bench-results/overload.json
 
-Brownout against refusals, on long traces of one length or of many (`docs/images/brownout.png`):
+Brownout against refusals (`docs/decisions/0013-brownout.md`), on the demo's own traces, or with
+`--thinking-tokens 300` on traces that are kept open, so that a brownout has something to cut:
 
     python -m benchmarks.overload --targets "router,router with brownout" --multiples 0.5,1,1.5,2 \\
-        --problems chain:10 --out docs/images/brownout.json --plot docs/images/brownout.png
+        --problems chain:10 --max-in-flight 16 --plot bench-results/brownout.png
 """
 
 from __future__ import annotations
@@ -353,9 +354,9 @@ def _percent(share: float) -> str:
     return "-" if math.isnan(share) else f"{100 * share:.0f} %"
 
 
-def plot(rows: Sequence[Row], path: Path) -> None:
-    """What was answered within the limits, how much of it right, and what was refused, against the
-    load; where a multiple was measured several times, the means."""
+def plot(rows: Sequence[Row], path: Path, judged: bool) -> None:
+    """What was answered within the limits and what was refused, against the load, and where answers
+    are `judged` how many were right; of a multiple that was measured several times the means."""
     from matplotlib import pyplot as plt
 
     def draw(axes: Axes, field: str, target: str, style: str, color: str, scale: float = 1) -> None:
@@ -370,17 +371,19 @@ def plot(rows: Sequence[Row], path: Path) -> None:
         color = f"C{number}"
         left.plot([], [], color=color, label=target)
         draw(left, "goodput_per_s", target, "o-", color)
-        draw(left, "right_goodput_per_s", target, "s--", color)
         draw(right, "refused", target, "o-", color, 100)
-        draw(right, "right", target, "s--", color, 100)
+        if judged:
+            draw(left, "right_goodput_per_s", target, "s--", color)
+            draw(right, "right", target, "s--", color, 100)
     for axes, solid, dashed in (
         (left, "answered within the limits", "and right"),
         (right, "refused at first, of all", "right, of the answered"),
     ):
         axes.plot([], [], "o-", color="grey", label=solid)
-        axes.plot([], [], "s--", color="grey", label=dashed)
+        if judged:
+            axes.plot([], [], "s--", color="grey", label=dashed)
         axes.grid(alpha=0.3)
-        axes.legend(fontsize="small")
+        axes.legend(fontsize="small", loc="upper left")
     left.set(xlabel="load, x capacity", ylabel="requests per second", ylim=0)
     right.set(xlabel="load, x capacity", ylabel="%", ylim=(-3, 103))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -403,7 +406,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(report, indent=1) + "\n")
     if settings.plot:
-        plot(rows, Path(settings.plot))
+        plot(rows, Path(settings.plot), judged=not settings.thinking_tokens)
     print(json.dumps(report))
     return 0
 

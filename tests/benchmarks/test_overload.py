@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 from benchmarks.open_loop import Arrivals, Attempt, Visitor
 from benchmarks.overload import Settings, capacity_of, summarise
 
@@ -28,3 +30,21 @@ def test_who_is_cut_off_while_waiting_was_neither_let_in_nor_refused() -> None:
     row = summarise("router", 2.0, load, visitors, Settings())
     assert (row.refused, row.let_in, row.let_in_late) == (1.0, 2 / 3, 1.0)
     assert row.goodput_per_s == 1 / 10
+
+
+def test_answers_are_judged_by_what_their_streams_say() -> None:
+    """The trace doesn't count, nor does a reply that broke off; who was capped is told."""
+    first, wrong, broken = (answered(at_s, at_s + 1) for at_s in (0.0, 1.0, 2.0))
+    broken.done = False
+    for attempt, parts in (
+        (first, [{"reasoning": "\\boxed{1}"}, {"content": "\\boxed{"}, {"content": "2}"}]),
+        (wrong, [{"reasoning": "\\boxed{4}"}, {"content": "\\boxed{5}"}]),
+        (broken, [{"content": "\\boxed{6}"}]),
+    ):
+        for delta in parts:
+            attempt.body += b"data: %b\n\n" % json.dumps({"choices": [{"delta": delta}]}).encode()
+    wrong.capped = True
+    load = Arrivals("http://127.0.0.1:1", "m", ["a", "b", "c"], rate=1, seconds=10)
+    visitors = [Visitor([attempt]) for attempt in (first, wrong, broken)]
+    row = summarise("router", 1.0, load, visitors, Settings(), ["2", "4", "6"])
+    assert (row.right, row.right_goodput_per_s, row.capped) == (0.5, 0.1, 0.5)
