@@ -50,6 +50,8 @@ class Machine:
     vllm_version: str
     has_rust_frontend: bool = False
     num_cpus: int = 1
+    computes_bfloat16: bool = True
+    """Whether the CPU has instructions for it; others need three times as long as for float32."""
     visible_gpus: str | None = None
     """`CUDA_VISIBLE_DEVICES` as it came; None where every GPU may be used."""
 
@@ -77,9 +79,16 @@ def find_machine() -> Machine | None:
             vllm_version=version,
             has_rust_frontend=_rust_frontend_path() is not None,
             num_cpus=len(os.sched_getaffinity(0)),
+            computes_bfloat16=cpu_computes_bfloat16(),
             visible_gpus=os.environ.get("CUDA_VISIBLE_DEVICES"),
         )
     return None
+
+
+def cpu_computes_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """By the flags of Intel, AMD (`avx512_bf16`, `amx_bf16`) and ARM (`bf16`)."""
+    flags = cpuinfo.read_text().split()
+    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags)
 
 
 def _rust_frontend_path() -> Path | None:
@@ -152,10 +161,12 @@ def _program(settings: EngineSettings, machine: Machine) -> list[str]:
 
 def _flags(settings: EngineSettings, machine: Machine, port: int) -> list[str]:
     flags = ["--port", str(port)]
-    for field, flag in _VALUE_FLAGS.items():
-        value = getattr(settings, field)
+    values = {field: getattr(settings, field) for field in _VALUE_FLAGS}
+    if machine.device == "cpu" and settings.dtype == "auto":
+        values["dtype"] = "bfloat16" if machine.computes_bfloat16 else "float32"
+    for field, value in values.items():
         if value is not None:
-            flags += [flag, str(value)]
+            flags += [_VALUE_FLAGS[field], str(value)]
     caching = "--enable-prefix-caching" if settings.enable_prefix_caching else None
     flags += [caching or "--no-enable-prefix-caching"]
     if settings.enforce_eager:

@@ -179,9 +179,9 @@ class EngineProcess:
             self.log.write(f"r1-serve: still running after {timeout_s:.0f} s; killing it")
         finally:
             self._kill_group()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(KILL_WAIT_S):
-                await self._process.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(KILL_WAIT_S):
+                    await self._process.wait()
         await self._drain_log()
 
     def _kill_group(self) -> None:

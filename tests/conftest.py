@@ -22,6 +22,11 @@ ROOT = Path(__file__).parent.parent
 R1_SERVE = [sys.executable, "-m", "serve"]
 ENGINE_READY_S = 240.0
 
+# vLLM 0.32 can't load what it compiles ahead of time for a CPU ("Compiling model again due to a
+# load failure"): this way it finds its work again, and each start is 9 s shorter. The product
+# doesn't: what comes out generates 15 % slower.
+os.environ["VLLM_USE_AOT_COMPILE"] = "0"
+
 
 @dataclass(frozen=True)
 class RunningEngine:

@@ -10,7 +10,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from serve.engine import Machine, engine_command, find_machine, is_local
+from serve.engine import (
+    Machine,
+    cpu_computes_bfloat16,
+    engine_command,
+    find_machine,
+    is_local,
+)
 from serve.settings import EngineSettings, SettingsError, config_dir, load_settings
 
 CPU = Machine(device="cpu", vllm_version="0.32.0", num_cpus=8)
@@ -52,6 +58,30 @@ def test_none_leaves_vllms_default() -> None:
 def test_sampling_defaults_of_the_model_directory_are_ignored() -> None:
     """The router's presets decide on sampling, not a generation_config.json beside the weights."""
     assert value_of(command(CPU), "--generation-config") == "vllm"
+
+
+def test_a_cpu_without_bfloat16_computes_in_float32() -> None:
+    """Emulated bfloat16 takes three times as long. Other choices, and GPUs, are left alone."""
+    plain = dataclasses.replace(CPU, computes_bfloat16=False)
+    assert value_of(command(plain, dtype="auto"), "--dtype") == "float32"
+    assert value_of(command(CPU, dtype="auto"), "--dtype") == "bfloat16"
+    assert value_of(command(plain), "--dtype") == "bfloat16"
+    assert value_of(command(GPU, dtype="auto"), "--dtype") == "auto"
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "has_it"),
+    [
+        ("flags\t\t: fpu sse avx2 avx512f avx512_bf16 amx_tile\n", True),
+        ("flags\t\t: fpu sse avx2 avx512f avx512bw\n", False),
+        ("Features\t: fp asimd sve bf16 i8mm\n", True),
+        ("Features\t: fp asimd crc32\n", False),
+    ],
+)
+def test_the_cpus_flags_tell_of_bfloat16(tmp_path: Path, cpuinfo: str, has_it: bool) -> None:
+    """Linux lists a CPU's instruction sets in a line of /proc/cpuinfo."""
+    (tmp_path / "cpuinfo").write_text("processor\t: 0\n" + cpuinfo)
+    assert cpu_computes_bfloat16(tmp_path / "cpuinfo") == has_it
 
 
 def test_cpu_build_runs_the_server_module() -> None:

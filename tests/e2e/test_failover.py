@@ -8,7 +8,7 @@ import json
 import re
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
@@ -55,29 +55,36 @@ def engines_of(stack: Program) -> list[psutil.Process]:
 
 
 async def solve_all(
-    http: httpx.AsyncClient, questions: list[str], after: int | None = None, then: Any = None
+    http: httpx.AsyncClient,
+    questions: list[str],
+    when_all_began: Callable[[], None] | None = None,
+    **fields: Any,
 ) -> list[dict[str, Any]]:
-    """Every question at once, streaming, at temperature 0; `then()` once `after` events came."""
-    num_events = 0
+    """Every question at once, streaming, at temperature 0."""
+    num_begun = 0
 
     async def solve(question: str) -> dict[str, Any]:
-        nonlocal num_events
+        nonlocal num_begun
         body = {
             "messages": [{"role": "user", "content": question}],
             "temperature": 0,
             "stream": True,
             "stream_options": {"include_usage": True},
+            **fields,
         }
-        said: dict[str, Any] = {"reasoning": "", "content": "", "finish": [], "r1": None}
+        said: dict[str, Any] = {
+            "reasoning": "",
+            "content": "",
+            "finish": [],
+            "r1": None,
+            "begun": False,
+        }
         async with http.stream("POST", "/v1/chat/completions", json=body) as response:
             assert response.status_code == 200, await response.aread()
             async for line in response.aiter_lines():
                 if not line or line == "data: [DONE]":
                     said["done"] = said.get("done", False) or bool(line)
                     continue
-                num_events += 1
-                if num_events == after:
-                    then()
                 chunk = json.loads(line.removeprefix("data: "))
                 assert "error" not in chunk, chunk
                 said["r1"] = chunk.get("r1") or said["r1"]
@@ -86,6 +93,11 @@ async def solve_all(
                     for field in ("reasoning", "content"):
                         said[field] += choice["delta"].get(field) or ""
                     said["finish"] += [choice["finish_reason"]] * bool(choice["finish_reason"])
+                if said["reasoning"] and not said["begun"]:
+                    said["begun"] = True
+                    num_begun += 1
+                    if num_begun == len(questions) and when_all_began:
+                        when_all_began()
         return said
 
     return await asyncio.gather(*map(solve, questions))
@@ -99,21 +111,25 @@ async def both_ready(http: httpx.AsyncClient) -> None:
 
 
 async def test_a_killed_engine_costs_no_stream(stack: Program) -> None:
-    """32 streams on two engines, one `kill -9`ed: 32 complete, with the text of an undisturbed run,
-    and the engine comes back and gets work again."""
+    """32 streams on two engines, one `kill -9`ed: 32 complete, with the text of an undisturbed run
+    and no token more or less, and the engine comes back and gets work again."""
     questions = [p.question for p in held_out_problems("addition", NUM_STREAMS, seed=20261123)]
     async with httpx.AsyncClient(base_url=url_of(stack), timeout=120) as http:
         await both_ready(http)
         calm = await solve_all(http, questions)
+        assert all(said["finish"] == ["stop"] for said in calm)
         victim = engines_of(stack)[0]
-        stormy = await solve_all(http, questions, after=300, then=victim.kill)
+        # Beyond its end the model talks nonsense, which differs from batch to batch: this only
+        # keeps the streams going until the engine is gone.
+        longer = {"ignore_eos": True, "max_tokens": 400}
+        stormy = await solve_all(http, questions, when_all_began=victim.kill, **longer)
         for before, after in zip(calm, stormy, strict=True):
-            assert after["finish"] == ["stop"]
+            assert after["finish"] == ["length"]
             assert after["done"]
-            for field in ("reasoning", "content"):
-                assert after[field] == before[field]
-            for count in ("prompt_tokens", "completion_tokens", "completion_tokens_details"):
-                assert after["usage"][count] == before["usage"][count]
+            assert after["reasoning"] == before["reasoning"]
+            assert after["content"].startswith(before["content"])
+            assert after["usage"]["prompt_tokens"] == before["usage"]["prompt_tokens"]
+            assert after["usage"]["completion_tokens"] == 400
         moved = [said for said in stormy if said["r1"]]
         assert moved, "no stream was on the engine that was killed"
         assert all(said["r1"] == {"failovers": 1} for said in moved)
@@ -125,34 +141,6 @@ async def test_a_killed_engine_costs_no_stream(stack: Program) -> None:
             metrics = (await http.get(f"http://127.0.0.1:{port}/metrics")).text
             requests = re.findall(r'request_success_total{.*"stop".*} (\S+)', metrics)
             assert sum(map(float, requests)) >= NUM_STREAMS / 4, "an engine got no work"
-
-
-async def test_a_killed_engine_costs_no_vote_and_no_recovery(stack: Program) -> None:
-    """Votes and replies whose traces are closed early, at once, while an engine is `kill -9`ed: all
-    come to an answer, and some were moved."""
-    questions = [p.question for p in held_out_problems("addition", 12, seed=20261125)]
-    async with httpx.AsyncClient(base_url=url_of(stack), timeout=120) as http:
-        await both_ready(http)
-        victim = engines_of(stack)[0]
-        num_done = 0
-
-        async def solve(question: str, **fields: Any) -> Any:
-            nonlocal num_done
-            body = {"messages": [{"role": "user", "content": question}], "preset": "math"}
-            response = await http.post("/v1/chat/completions", json=body | fields)
-            assert response.status_code == 200, response.text
-            num_done += 1
-            if num_done == 4:
-                victim.kill()
-            return response.json()
-
-        asked = [solve(question, votes=4, temperature=0.8) for question in questions]
-        asked += [solve(question, thinking_token_budget=30) for question in questions]
-        replies = await asyncio.gather(*asked)
-        for reply in replies:
-            assert "\\boxed{" in reply["choices"][0]["message"]["content"]
-        assert any("failovers" in reply["r1"] for reply in replies), "nothing was on the victim"
-        await both_ready(http)
 
 
 async def test_a_reply_goes_on_from_its_last_whole_character(engine: RunningEngine) -> None:
@@ -182,7 +170,7 @@ async def test_a_rolling_restart_costs_no_request(stack: Program) -> None:
         )
         num_solved = 0
         while not restarted.done():
-            batch = await solve_all(http, [next(questions) for _ in range(8)])
+            batch = await solve_all(http, [next(questions) for _ in range(4)])
             assert all(said["finish"] == ["stop"] and said["done"] for said in batch)
             num_solved += len(batch)
         await restarted
@@ -192,10 +180,40 @@ async def test_a_rolling_restart_costs_no_request(stack: Program) -> None:
         await both_ready(http)
 
 
+async def test_a_killed_engine_costs_no_vote_and_no_recovery(stack: Program) -> None:
+    """Votes and replies whose traces are closed early, at once, while an engine is `kill -9`ed: all
+    come to an answer, and some were moved."""
+    questions = [p.question for p in held_out_problems("addition", 12, seed=20261125)]
+    async with httpx.AsyncClient(base_url=url_of(stack), timeout=120) as http:
+        await both_ready(http)
+        victim = engines_of(stack)[0]
+        num_done = 0
+
+        async def solve(question: str, **fields: Any) -> Any:
+            nonlocal num_done
+            body = {"messages": [{"role": "user", "content": question}], "preset": "math"}
+            response = await http.post("/v1/chat/completions", json=body | fields)
+            assert response.status_code == 200, response.text
+            num_done += 1
+            if num_done == 4:
+                victim.kill()
+            return response.json()
+
+        asked = [solve(question, votes=4, temperature=0.8) for question in questions]
+        asked += [solve(question, thinking_token_budget=30) for question in questions]
+        replies = await asyncio.gather(*asked)
+        for reply in replies:
+            assert "\\boxed{" in reply["choices"][0]["message"]["content"]
+        assert any("failovers" in reply["r1"] for reply in replies), "nothing was on the victim"
+
+
 async def test_a_stopped_router_finishes_its_streams(stack: Program) -> None:
-    """SIGTERM to the whole stack under load: every open stream ends whole, the status is 0."""
+    """SIGTERM to the whole stack under load, while an engine starts again: every open stream ends
+    whole, the status is 0, no process is left."""
+    processes = psutil.Process(stack.process.pid).children(recursive=True)
     questions = [p.question for p in held_out_problems("addition", NUM_STREAMS, seed=20261125)]
     async with httpx.AsyncClient(base_url=url_of(stack), timeout=120) as http:
-        said = await solve_all(http, questions, after=300, then=stack.process.terminate)
+        said = await solve_all(http, questions, when_all_began=stack.process.terminate)
         assert all(it["finish"] == ["stop"] and it["done"] for it in said)
     assert await asyncio.to_thread(stack.process.wait, 60) == 0
+    assert not [it for it in processes if it.is_running() and it.status() != psutil.STATUS_ZOMBIE]
