@@ -72,6 +72,12 @@ class Program:
                 return line
         pytest.fail(f"no {words!r} within {timeout_s} s in:\n" + "\n".join(self.lines))
 
+    def log(self) -> str:
+        """What it has said so far."""
+        while not self._new.empty():
+            self.lines.append(self._new.get() or "")
+        return "\n".join(self.lines)
+
     def stop(self, number: int = signal.SIGTERM, timeout_s: float = 60) -> int:
         """Signals and returns the exit status."""
         self.process.send_signal(number)
@@ -84,8 +90,7 @@ class Program:
         self.process.kill()
         self.process.wait()
         self._reader.join()
-        while not self._new.empty():
-            self.lines.append(self._new.get() or "")
+        self.log()
         if self.process.stderr:
             self.process.stderr.close()
 
