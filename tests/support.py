@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
 
 import httpx
 import msgspec
+import psutil
 
 from serve.router import build_app
 from serve.server import run
@@ -83,3 +84,8 @@ async def eventually(condition: Callable[[], bool], within_s: float = 20.0) -> N
     while not condition():
         assert time.monotonic() < deadline, "the condition didn't come true in time"
         await asyncio.sleep(0.01)
+
+
+def gone(processes: Iterable[psutil.Process]) -> bool:
+    """Whether all of them have ended, reaped or not."""
+    return not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in processes)

@@ -26,6 +26,7 @@ from serve.engine_process import (
     is_healthy,
     num_requests,
 )
+from tests.support import gone
 
 FAKE = Path(__file__).parent / "fake_vllm"
 LOGS = Path(__file__).parent / "data" / "engine_logs"
@@ -69,10 +70,6 @@ async def until(condition: Callable[[], bool], timeout_s: float = 15) -> None:
     while not condition():
         assert time.monotonic() < deadline, "the condition did not come true"
         await asyncio.sleep(0.02)
-
-
-def gone(processes: list[psutil.Process]) -> bool:
-    return not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in processes)
 
 
 async def test_starts_serves_and_stops(tmp_path: Path) -> None:
@@ -119,6 +116,21 @@ async def test_a_stubborn_engine_is_killed(tmp_path: Path) -> None:
         began_at = time.monotonic()
         await engine.stop(0.3)
         assert time.monotonic() - began_at < 5
+        assert engine.returncode == -signal.SIGKILL
+        await until(lambda: gone(processes))
+
+
+async def test_a_hurried_stop_waits_for_what_it_kills(tmp_path: Path) -> None:
+    """Whoever hurries ends soon: the event loop must not close over a child that it watches."""
+    async with fake_engine(tmp_path, FAKE_VLLM="stubborn") as engine:
+        await engine.start()
+        await until(lambda: "Loading safetensors: 100%" in list(engine.log.tail))
+        processes = processes_of(engine)
+        stopping = asyncio.create_task(engine.stop(30))
+        await asyncio.sleep(0)
+        stopping.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await stopping
         assert engine.returncode == -signal.SIGKILL
         await until(lambda: gone(processes))
 

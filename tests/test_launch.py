@@ -25,6 +25,7 @@ from serve.engine_process import free_port, is_healthy
 from serve.launch import Reload, up
 from serve.settings import EngineSettings, ServerSettings, Settings, SettingsError, config_dir
 from tests.conftest import R1_SERVE, ROOT, Program
+from tests.support import gone
 
 CPU = Machine(device="cpu", vllm_version="0.32.0")
 FAKE_PATH = str(ROOT / "tests" / "fake_vllm")
@@ -97,10 +98,6 @@ def _mark_others() -> None:
 def children() -> list[psutil.Process]:
     found = set(psutil.Process().children(recursive=True)) - OTHERS
     return [process for process in found if process.status() != psutil.STATUS_ZOMBIE]
-
-
-def gone(processes: list[psutil.Process]) -> bool:
-    return not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in processes)
 
 
 async def until(condition: Callable[[], bool], timeout_s: float = 20) -> None:

@@ -19,7 +19,7 @@ import pytest
 
 from benchmarks.stand_in import Options, StandInEngine
 from tests.conftest import R1_SERVE, ROOT, Program
-from tests.support import eventually
+from tests.support import eventually, gone
 
 NUM_CONNECTIONS = 40
 """The kernel spreads connections by hash: that one worker of two gets none of so many has a chance
@@ -159,11 +159,7 @@ async def test_workers_end_with_a_killed_parent(engine: StandInEngine, tmp_path:
         processes = running.processes()
         assert os.listdir(tmp_path)
         running.program.process.kill()
-        await eventually(
-            lambda: (
-                not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in processes)
-            )
-        )
+        await eventually(lambda: gone(processes))
         assert not os.listdir(tmp_path)
 
 
