@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
@@ -26,7 +27,9 @@ from serve.engine_process import (
     is_healthy,
     num_requests,
 )
-from tests.support import gone
+from tests.support import eventually, gone
+
+until = functools.partial(eventually, within_s=15)
 
 FAKE = Path(__file__).parent / "fake_vllm"
 LOGS = Path(__file__).parent / "data" / "engine_logs"
@@ -63,13 +66,6 @@ def processes_of(engine: EngineProcess) -> list[psutil.Process]:
             if os.getsid(process.pid) == engine.pid:
                 found.append(process)
     return found
-
-
-async def until(condition: Callable[[], bool], timeout_s: float = 15) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true"
-        await asyncio.sleep(0.02)
 
 
 async def test_starts_serves_and_stops(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from serve.engine_process import free_port, is_healthy
 from serve.launch import Reload, up
 from serve.settings import EngineSettings, ServerSettings, Settings, SettingsError, config_dir
 from tests.conftest import R1_SERVE, ROOT, Program
-from tests.support import gone
+from tests.support import eventually, gone
 
 CPU = Machine(device="cpu", vllm_version="0.32.0")
 FAKE_PATH = str(ROOT / "tests" / "fake_vllm")
@@ -100,13 +100,6 @@ def children() -> list[psutil.Process]:
     return [process for process in found if process.status() != psutil.STATUS_ZOMBIE]
 
 
-async def until(condition: Callable[[], bool], timeout_s: float = 20) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true"
-        await asyncio.sleep(0.02)
-
-
 async def test_router_runs_over_ready_engines_which_outlive_it(tmp_path: Path) -> None:
     """The router starts when every engine serves, and has ended before they are told to stop."""
     router = FakeRouter()
@@ -118,26 +111,26 @@ async def test_router_runs_over_ready_engines_which_outlive_it(tmp_path: Path) -
         router.finish.set()
         await asyncio.wait_for(task, 20)
     assert router.healthy_at_end == [True, True]
-    await until(lambda: gone(processes))
+    await eventually(lambda: gone(processes))
 
 
 async def test_a_signal_during_start_up_stops_cleanly(tmp_path: Path) -> None:
     """SIGTERM while an engine loads: no error, no wait, nothing left."""
     router = FakeRouter()
     async with launched(fake_settings(tmp_path, FAKE_VLLM="silent"), router) as task:
-        await until(lambda: len(children()) >= 3)
+        await eventually(lambda: len(children()) >= 3)
         processes = children()
         os.kill(os.getpid(), signal.SIGTERM)
         await asyncio.wait_for(task, 10)
     assert not router.started.is_set()
-    await until(lambda: gone(processes))
+    await eventually(lambda: gone(processes))
 
 
 async def test_a_second_signal_hurries(tmp_path: Path) -> None:
     """An engine that won't stop is killed when asked again, long before its time is over."""
     settings = fake_settings(tmp_path, FAKE_VLLM="stubborn")
     async with launched(settings, FakeRouter()) as task:
-        await until(lambda: len(children()) >= 3)
+        await eventually(lambda: len(children()) >= 3)
         processes = children()
         began_at = time.monotonic()
         os.kill(os.getpid(), signal.SIGINT)
@@ -145,7 +138,7 @@ async def test_a_second_signal_hurries(tmp_path: Path) -> None:
         os.kill(os.getpid(), signal.SIGINT)
         await asyncio.wait_for(task, 10)
         assert time.monotonic() - began_at < 2.5
-    await until(lambda: gone(processes))
+    await eventually(lambda: gone(processes))
 
 
 async def test_one_failed_start_ends_all(tmp_path: Path) -> None:
@@ -155,7 +148,7 @@ async def test_one_failed_start_ends_all(tmp_path: Path) -> None:
     async with launched(settings, FakeRouter()) as task:
         with pytest.raises(EngineStartError, match="unrecognized arguments: --no-such-flag"):
             await task
-    await until(lambda: not children())
+    await eventually(lambda: not children())
 
 
 async def test_a_dead_engine_comes_back_at_its_url(tmp_path: Path) -> None:
@@ -166,9 +159,9 @@ async def test_a_dead_engine_comes_back_at_its_url(tmp_path: Path) -> None:
         (server,) = [p for p in children() if p.ppid() == os.getpid()]
         old = [server, *server.children(recursive=True)]
         server.kill()
-        await until(lambda: gone(old))
+        await eventually(lambda: gone(old))
         assert not task.done()
-        await until(lambda: any(p.ppid() == os.getpid() for p in children()))
+        await eventually(lambda: any(p.ppid() == os.getpid() for p in children()))
         deadline = time.monotonic() + 20
         while not await is_healthy(router.urls[0]):
             assert time.monotonic() < deadline
@@ -248,7 +241,7 @@ async def test_an_engine_that_does_not_come_back_stops_the_rolling_restart(tmp_p
         first, second = router.urls
         old = servers()
         restart_engines()
-        await until(lambda: "The restart stops here" in told.getvalue())
+        await eventually(lambda: "The restart stops here" in told.getvalue())
         assert "unrecognized arguments: --no-such-flag" in told.getvalue()
         assert router.named() == [first, second]
         deadline = time.monotonic() + 20
@@ -272,7 +265,7 @@ async def test_broken_settings_restart_nothing(tmp_path: Path) -> None:
         await router.started.wait()
         old = servers()
         restart_engines()
-        await until(lambda: "No engine is restarted: t.toml" in told.getvalue())
+        await eventually(lambda: "No engine is restarted: t.toml" in told.getvalue())
         assert servers() == old
         router.finish.set()
         await asyncio.wait_for(task, 20)
