@@ -275,11 +275,13 @@ async def test_a_connection_that_closes_as_a_request_is_sent_on_it() -> None:
 async def test_an_engine_that_restarts_on_its_port_is_used_again() -> None:
     """Its old connections are dead, whatever the pool thinks of them."""
     async with StandInEngine(Options(**FAST)) as engine, faultless_after(engine) as router:
+        (replica,) = router.router.replicas.replicas
         for _ in range(3):
             assert await ask(router, stream=True) is None
             await engine.stop()
             await engine.start()
-            await eventually(lambda: bool(router.router.replicas.ready))
+            replica.probed = False  # a probe that met nobody may still be about to say so
+            await eventually(lambda: replica.probed and replica.ready)
             errors = [await ask(router, stream=False) for _ in range(5)]
             assert errors[1:] == [None] * 4
 
