@@ -51,7 +51,7 @@ from serve.tokenizer import count_tokens
 from serve.turns import engine_messages
 from serve.worker import ALONE, Worker
 
-FIRST_LOOK_S = 2.0
+FIRST_LOOK_S = 5.0
 
 R = TypeVar("R", bound=ChatReply)
 

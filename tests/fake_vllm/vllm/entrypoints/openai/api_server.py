@@ -27,6 +27,8 @@ def main() -> None:
     if behaviour == "die":
         print(Path(os.environ["FAKE_VLLM_LOG"]).read_text())
         sys.exit(1)
+    if behaviour == "stubborn":  # before there is a core, whose coming tests wait for
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     core = subprocess.Popen([sys.executable, "-c", CORE])
     print("(EngineCore pid=2) INFO 11-22 14:49:12 [core.py:133] Initializing a V1 LLM engine")
     print(
@@ -41,9 +43,7 @@ def main() -> None:
 
 
 def serve(behaviour: str, options: argparse.Namespace) -> None:
-    if behaviour == "stubborn":
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    elif behaviour == "silent":
+    if behaviour == "silent":
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     if behaviour in ("silent", "stubborn"):
         time.sleep(600)
