@@ -52,6 +52,7 @@ from serve.turns import engine_messages
 from serve.worker import ALONE, Worker
 
 FIRST_LOOK_S = 5.0
+"""As long as a connection to an engine may take by default."""
 
 R = TypeVar("R", bound=ChatReply)
 

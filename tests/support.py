@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any
 
 import httpx
@@ -78,10 +79,16 @@ async def running_router(
             await task
 
 
-async def eventually(condition: Callable[[], bool], within_s: float = 20.0) -> None:
-    """Returns once `condition` holds; fails the test when it doesn't in time."""
+async def eventually(
+    condition: Callable[[], bool | Awaitable[bool]], within_s: float = 20.0
+) -> None:
+    """Returns once `condition`, or what it gives to await, is true; fails the test when that
+    doesn't come in time."""
     deadline = time.monotonic() + within_s
-    while not condition():
+    while True:
+        held = condition()
+        if await held if inspect.isawaitable(held) else held:
+            return
         assert time.monotonic() < deadline, "the condition didn't come true in time"
         await asyncio.sleep(0.01)
 

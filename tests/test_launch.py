@@ -162,10 +162,7 @@ async def test_a_dead_engine_comes_back_at_its_url(tmp_path: Path) -> None:
         await eventually(lambda: gone(old))
         assert not task.done()
         await eventually(lambda: any(p.ppid() == os.getpid() for p in children()))
-        deadline = time.monotonic() + 20
-        while not await is_healthy(router.urls[0]):
-            assert time.monotonic() < deadline
-            await asyncio.sleep(0.05)
+        await eventually(lambda: is_healthy(router.urls[0]))
         router.finish.set()
         await asyncio.wait_for(task, 20)
 
@@ -244,10 +241,7 @@ async def test_an_engine_that_does_not_come_back_stops_the_rolling_restart(tmp_p
         await eventually(lambda: "The restart stops here" in told.getvalue())
         assert "unrecognized arguments: --no-such-flag" in told.getvalue()
         assert router.named() == [first, second]
-        deadline = time.monotonic() + 20
-        while not await is_healthy(first):
-            assert time.monotonic() < deadline
-            await asyncio.sleep(0.05)
+        await eventually(lambda: is_healthy(first))
         port = int(second.rpartition(":")[2])
         assert servers()[port].pid == old[port].pid
         router.finish.set()
