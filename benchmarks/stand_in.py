@@ -206,8 +206,15 @@ class Piece(NamedTuple):
 
 def _tokens(text: str | int) -> list[Piece]:
     if isinstance(text, int):
-        text = "".join(" " + FILLER[i % len(FILLER)] for i in range(text))
+        text = "".join(" " + _filler(i) for i in range(text))
     return [Piece(decode((i,)), (i,)) for i in encode(text)]
+
+
+def _filler(i: int) -> str:
+    """The i-th word. Each round through the sentence takes longer steps, so that a long trace isn't
+    one that loops."""
+    step, at = divmod(i, len(FILLER))
+    return FILLER[at * (step + 1) % len(FILLER)]
 
 
 def _script_in(text: str) -> Json | None:

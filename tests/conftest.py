@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from serve.engine_process import free_port
@@ -26,6 +27,13 @@ ENGINE_READY_S = 240.0
 # load failure"): this way it finds its work again, and each start is 9 s shorter. The product
 # doesn't: what comes out generates 15 % slower.
 os.environ["VLLM_USE_AOT_COMPILE"] = "0"
+
+
+# A machine that is busy for a moment has found no fault.
+hypothesis.settings.register_profile(
+    "r1-serve", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("r1-serve")
 
 
 @dataclass(frozen=True)

@@ -95,4 +95,11 @@ async def eventually(
 
 def gone(processes: Iterable[psutil.Process]) -> bool:
     """Whether all of them have ended, reaped or not."""
-    return not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in processes)
+    return not any(map(_runs, processes))
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:  # reaped in between
+        return False

@@ -119,7 +119,7 @@ async def test_waiting_ends_at_the_deadline() -> None:
             async with gate.admit(Claim()):
                 pass
     assert refused.value.reason == "queue_timeout"
-    assert refused.value.headers()["retry-after"] == "2"
+    assert refused.value.headers()["retry-after"] in ("2", "3")  # with its pace, which falls
     assert gate.num_in_flight == gate.num_queued == 0
 
 

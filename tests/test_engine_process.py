@@ -9,7 +9,6 @@ import os
 import signal
 import socket
 import sys
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -109,9 +108,8 @@ async def test_a_stubborn_engine_is_killed(tmp_path: Path) -> None:
         await engine.start()
         await until(lambda: "Loading safetensors: 100%" in list(engine.log.tail))
         processes = processes_of(engine)
-        began_at = time.monotonic()
-        await engine.stop(0.3)
-        assert time.monotonic() - began_at < 5
+        async with asyncio.timeout(30):
+            await engine.stop(0.3)
         assert engine.returncode == -signal.SIGKILL
         await until(lambda: gone(processes))
 

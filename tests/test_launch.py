@@ -97,7 +97,7 @@ def _mark_others() -> None:
 
 def children() -> list[psutil.Process]:
     found = set(psutil.Process().children(recursive=True)) - OTHERS
-    return [process for process in found if process.status() != psutil.STATUS_ZOMBIE]
+    return [process for process in found if not gone([process])]
 
 
 async def test_router_runs_over_ready_engines_which_outlive_it(tmp_path: Path) -> None:
@@ -126,18 +126,17 @@ async def test_a_signal_during_start_up_stops_cleanly(tmp_path: Path) -> None:
     await eventually(lambda: gone(processes))
 
 
-async def test_a_second_signal_hurries(tmp_path: Path) -> None:
+async def test_a_second_signal_hurries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An engine that won't stop is killed when asked again, long before its time is over."""
+    monkeypatch.setattr("serve.engine_keeper.STARTUP_STOP_S", 60.0)
     settings = fake_settings(tmp_path, FAKE_VLLM="stubborn")
     async with launched(settings, FakeRouter()) as task:
         await eventually(lambda: len(children()) >= 3)
         processes = children()
-        began_at = time.monotonic()
         os.kill(os.getpid(), signal.SIGINT)
         await asyncio.sleep(0.2)
         os.kill(os.getpid(), signal.SIGINT)
-        await asyncio.wait_for(task, 10)
-        assert time.monotonic() - began_at < 2.5
+        await asyncio.wait_for(task, 30)
     await eventually(lambda: gone(processes))
 
 
@@ -156,12 +155,12 @@ async def test_a_dead_engine_comes_back_at_its_url(tmp_path: Path) -> None:
     router = FakeRouter()
     async with launched(fake_settings(tmp_path), router) as task:
         await router.started.wait()
-        (server,) = [p for p in children() if p.ppid() == os.getpid()]
+        (server,) = servers().values()
         old = [server, *server.children(recursive=True)]
         server.kill()
         await eventually(lambda: gone(old))
         assert not task.done()
-        await eventually(lambda: any(p.ppid() == os.getpid() for p in children()))
+        await eventually(lambda: bool(servers()))
         await eventually(lambda: is_healthy(router.urls[0]))
         router.finish.set()
         await asyncio.wait_for(task, 20)
@@ -184,8 +183,8 @@ def restart_engines() -> None:
 @pytest.fixture
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody to wait for: the router that reads the file is a stand-in."""
-    monkeypatch.setattr("serve.rolling.NOTICE_S", 0.3)
-    monkeypatch.setattr("serve.rolling.SETTLE_S", 0.3)
+    monkeypatch.setattr("serve.rolling.NOTICE_S", 1.0)
+    monkeypatch.setattr("serve.rolling.SETTLE_S", 1.0)
 
 
 @pytest.mark.usefixtures("_quick")

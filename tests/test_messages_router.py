@@ -306,7 +306,7 @@ async def test_errors_are_the_sdks_own(
 async def test_an_engine_that_fails(kind: Any, status: int, error: str) -> None:
     async with (
         StandInEngine(Options(**FAST)) as engine,
-        running_router(engine.url, idle_timeout_s=0.3) as router,
+        running_router(engine.url, idle_timeout_s=1) as router,
         sdk(router) as client,
     ):
         with pytest.raises(anthropic.InternalServerError) as caught:

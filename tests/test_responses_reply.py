@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pydantic
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from openai.types.responses import Response, ResponseStreamEvent
 
@@ -138,7 +138,6 @@ def reads_of(pieces: list[Piece], finish: str, sizes: list[int]) -> list[list[En
 SIZES = st.lists(st.integers(1, 5), min_size=1, max_size=4)
 
 
-@settings(deadline=None)  # the SDK makes its types when it first needs them
 @given(replies(), SIZES, SIZES)
 def test_a_stream_says_what_the_whole_reply_says(
     reply: tuple[list[Piece], str], sizes: list[int], other_sizes: list[int]
@@ -162,7 +161,6 @@ def test_a_stream_says_what_the_whole_reply_says(
     assert [done[i] for i in range(len(done))] == body["output"]
 
 
-@settings(deadline=None)
 @given(replies(), SIZES)
 def test_every_item_begins_and_ends_once(reply: tuple[list[Piece], str], sizes: list[int]) -> None:
     """In order of their numbers, nothing is said of one that hasn't begun or has ended, and the

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -134,10 +135,11 @@ async def test_the_sdk_comes_back_when_told(engine: StandInEngine, keys_file: Pa
     key = make_key(keys_file, "alice", tokens_per_minute=6000)
     async with guarded(engine, keys_file) as router:
         account = router.router.keys.holder_of([(b"x-api-key", key.encode())]).account
-        account.charge(6150)
         async with openai.AsyncOpenAI(
             base_url=f"{router.url}/v1", api_key=key, max_retries=1
         ) as client:
+            account.look(time.monotonic())
+            account.charge(6150)
             reply = await client.chat.completions.with_raw_response.create(
                 model="stand-in", messages=[{"role": "user", "content": "hi"}]
             )
@@ -155,7 +157,7 @@ async def test_keys_change_without_a_restart(engine: StandInEngine, keys_file: P
         assert await status(old) == 200
         new = make_key(keys_file, "new")
         remove_key(keys_file, "old")
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(10):
             while await status(old) == 200:  # noqa: ASYNC110 (there is no event to wait for)
                 await asyncio.sleep(0.05)
         assert await status(new) == 200
@@ -363,6 +365,7 @@ async def test_interactive_requests_run_before_batch(keys_file: Path) -> None:
             ("five", interactive, {"priority": 5}),
         ]
         tasks, gate = [], router.router.gate
+        engine.wedge()
         for number, (name, key, fields) in enumerate(asked):
             chat = router.http.post(
                 "/v1/chat/completions",
@@ -371,6 +374,7 @@ async def test_interactive_requests_run_before_batch(keys_file: Path) -> None:
             )
             tasks.append(asyncio.create_task(chat))
             await eventually(lambda n=number: gate.num_in_flight + gate.num_queued == n + 1)
+        engine.wedge(False)
         await asyncio.gather(*tasks)
         bodies = [request["body"] for request in list(engine.requests)[-6:]]
         assert [(body["messages"][0]["content"], body.get("priority", 0)) for body in bodies] == [

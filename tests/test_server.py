@@ -46,8 +46,9 @@ async def test_a_draining_router_answers_on_new_connections_and_sends_new_work_a
     """While a stream goes on: not ready, alive, measurable; a chat gets 503 and when to come back;
     every connection is closed after its reply."""
     async with StandInEngine(Options(step_ms=5)) as engine, running_router(engine.url) as router:
-        stream = asyncio.create_task(router.chat(script(think=200, answer="end"), stream=True))
+        stream = asyncio.create_task(router.chat(script(think=40, answer="end"), stream=True))
         await eventually(lambda: len(engine.running) == 1)
+        engine.wedge()
         assert (await router.http.get("/ready")).status_code == 200
         router.drain()
         async with httpx.AsyncClient(base_url=router.url) as other:
@@ -63,6 +64,7 @@ async def test_a_draining_router_answers_on_new_connections_and_sends_new_work_a
         assert {reply.headers["connection"] for reply in (ready, chat, *alive)} == {"close"}
         assert 'outcome="rejected"' in alive[1].text
         assert not stream.done()
+        engine.wedge(False)
         assert (await stream).text.endswith("data: [DONE]\n\n")
 
 
@@ -84,13 +86,15 @@ async def test_a_client_that_asks_again_after_its_stream_is_sent_away_not_cut_of
         running_router(engine.url) as router,
         httpx.AsyncClient(base_url=router.url, limits=limits) as client,
     ):
-        body = {"messages": [{"role": "user", "content": script(think=100, answer="end")}]}
+        body = {"messages": [{"role": "user", "content": script(think=40, answer="end")}]}
         async with client.stream(
             "POST", "/v1/chat/completions", json=body | {"stream": True}
         ) as stream:
+            engine.wedge()
             router.drain()
             async with httpx.AsyncClient(base_url=router.url) as other:
                 await eventually_ready(other, 503)
+            engine.wedge(False)
             text = "".join([part async for part in stream.aiter_text()])
         assert text.endswith("data: [DONE]\n\n")
         assert "connection" not in stream.headers
@@ -208,11 +212,15 @@ async def test_sigterm_under_load_cuts_no_stream() -> None:
                 await eventually_ready(http)
                 body = CHAT | {"stream": True, "max_tokens": 400}
                 body["messages"] = [{"role": "user", "content": script(think=300, answer="end")}]
+                engine.wedge()
                 streams = [
                     asyncio.create_task(http.post("/v1/chat/completions", json=body))
                     for _ in range(20)
                 ]
                 await eventually(lambda: len(engine.running) == 20)
+                engine.wedge(False)
+                await eventually(lambda: engine.generation_tokens > 40)
+                engine.wedge()
                 os.kill(program.process.pid, signal.SIGTERM)
                 async with httpx.AsyncClient(base_url=url) as other:
                     await eventually_ready(other, 503)
@@ -220,6 +228,7 @@ async def test_sigterm_under_load_cuts_no_stream() -> None:
                 assert refused.status_code == 503
                 assert refused.headers["connection"] == "close"
                 assert "retry-after" in refused.headers
+                engine.wedge(False)
                 replies = await asyncio.gather(*streams)
             assert all(reply.text.endswith("data: [DONE]\n\n") for reply in replies)
             assert await asyncio.to_thread(program.process.wait, 20) == 0

@@ -19,12 +19,14 @@ async def main(directory, worker, others):
     shared = Shared(Worker(int(worker), 2, directory))
     counters = shared.counters("gate")
     gate = Gate(3, max_queued=100, queue_timeout_s=30, counters=counters)
-    seen = shared.counters("seen")
+    seen, holding = shared.counters("seen"), shared.counters("holding")
 
     async def run():
         async with gate.admit(Claim()):
-            assert counters.total(0) <= 3, counters.total(0)
+            holding.add(0, 1)
+            assert holding.total(0) <= 3, holding.total(0)
             await asyncio.sleep(0.002)
+            holding.add(0, -1)
             seen.add(3, 1)
 
     print("up", flush=True)

@@ -165,8 +165,8 @@ async def test_the_sweep_fails_silent_replies_and_drops_idle_connections() -> No
         writer.close()
 
     async with serving(handle, idle_timeout_s=30) as engine:
-        now_s = asyncio.get_running_loop().time()
         reply = await engine.request("GET", "/")
+        now_s = asyncio.get_running_loop().time()
         engine.sweep(now_s + 29)
         assert engine.num_connections == 1
         engine.sweep(now_s + 31)

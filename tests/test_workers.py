@@ -36,7 +36,7 @@ class Workers:
 
     def processes(self) -> list[psutil.Process]:
         found = psutil.Process(self.program.process.pid).children()
-        return [process for process in found if process.status() != psutil.STATUS_ZOMBIE]
+        return [process for process in found if not gone([process])]
 
     async def get(self, path: str) -> httpx.Response:
         return await self.http.get(path)
@@ -105,9 +105,10 @@ async def test_all_workers_serve_and_any_of_them_tells_the_total(engine: StandIn
             writer.close()
         replies = await asyncio.gather(*(running.chat() for _ in range(NUM_CONNECTIONS)))
         assert {reply.status_code for reply in replies} == {200}
+        await eventually_equal(running.count, NUM_CONNECTIONS)
         assert {await running.count() for _ in range(8)} == {NUM_CONNECTIONS}
         assert await running.gauge("r1_replicas") == 1
-        assert await running.gauge("r1_replicas_ready") == 1
+        await eventually_equal(lambda: running.gauge("r1_replicas_ready"), 1)
 
         stall = {"fault": {"kind": "stall", "after": 2}}
         text = "script:" + json.dumps(stall)
@@ -126,6 +127,7 @@ async def test_a_killed_worker_comes_back_and_no_counter_falls(engine: StandInEn
     """`kill -9`: the others serve on, its requests stay counted, and its in-flight ones don't."""
     async with workers(engine) as running:
         await asyncio.gather(*(running.chat() for _ in range(NUM_CONNECTIONS)))
+        await eventually_equal(running.count, NUM_CONNECTIONS)
         victim, other = running.processes()
         victim.kill()
         await eventually(lambda: len({*running.processes()} - {victim, other}) == 1)
@@ -133,20 +135,22 @@ async def test_a_killed_worker_comes_back_and_no_counter_falls(engine: StandInEn
         assert other.is_running()
         replies = await asyncio.gather(*(running.chat() for _ in range(NUM_CONNECTIONS)))
         assert [reply.text for reply in replies if reply.status_code != 200] == []
-        assert await running.count() == 2 * NUM_CONNECTIONS
+        await eventually_equal(running.count, 2 * NUM_CONNECTIONS)
         await eventually_equal(lambda: running.gauge("r1_in_flight"), 0)
 
 
 async def test_sigterm_drains_every_worker(engine: StandInEngine, tmp_path: Path) -> None:
     """Streams in both end whole; the status is 0 and nothing of the scratch directory is left."""
-    text = "script:" + json.dumps({"think": 4_000, "answer": "end"})
+    text = "script:" + json.dumps({"think": 40, "answer": "end"})
     async with workers(engine, temporary=tmp_path) as running:
+        engine.wedge()
         streams = [
             asyncio.create_task(running.chat(text, stream=True)) for _ in range(NUM_CONNECTIONS)
         ]
         await eventually(lambda: len(engine.running) == NUM_CONNECTIONS)
         assert os.listdir(tmp_path)
         running.program.process.send_signal(signal.SIGTERM)
+        engine.wedge(False)
         replies = await asyncio.gather(*streams)
         assert all(reply.text.endswith("data: [DONE]\n\n") for reply in replies)
         assert await asyncio.to_thread(running.program.process.wait, 20) == 0

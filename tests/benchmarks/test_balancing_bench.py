@@ -27,6 +27,6 @@ def test_affinity_finds_more_prefixes_than_load_alone() -> None:
 
 
 async def test_the_real_set_is_measured() -> None:
-    figures = await measure("prefix_affinity", 0.2, num_clients=4)
+    figures = await measure("prefix_affinity", 1.0, num_clients=4)
     assert figures["turns"] >= 12
     assert figures["home"] > 0.8

@@ -18,8 +18,8 @@ async def test_closed_loop_keeps_its_streams_full(capsys: pytest.CaptureFixture[
         assert figures["num_errors"] == 0
         assert figures["num_requests"] >= 8
         assert figures["num_events"] >= 8 * 14
-        assert 5 < figures["itl_p50_ms"] < 20  # the engine's step
-        assert 2 < figures["ttft_p50_ms"] < 30  # prefill, then the next step
+        assert 5 < figures["itl_p50_ms"] < 100  # the engine's step is 10
+        assert 2 < figures["ttft_p50_ms"] < 200  # prefill, then the next step
         async with asyncio.timeout(5):
             while engine.num_running:  # noqa: ASYNC110 - the clients hung up
                 await asyncio.sleep(0.002)

@@ -286,7 +286,7 @@ async def break_with(engine: StandInEngine, fault: Fault, **body: Any) -> tuple[
     """What a client saw of one request under a fault: the text it read, and the error's name."""
     engine.arm(fault)
     seen = ""
-    timeout = httpx.Timeout(5, read=0.2)
+    timeout = httpx.Timeout(5, read=1)
     async with httpx.AsyncClient(base_url=engine.url, timeout=timeout) as client:
         try:
             request = {"messages": USER, **body}

@@ -121,7 +121,7 @@ async def behind_router(
     async with (
         PlayedEngine() as engine,
         faultless_after(
-            engine, *others, idle_timeout_s=0.25, balancing="round_robin", **settings
+            engine, *others, idle_timeout_s=1, balancing="round_robin", **settings
         ) as router,
     ):
         engine.play = play

@@ -65,7 +65,6 @@ def test_the_document_is_true(url: str, method: str, path: str, mode: Generation
 
     @settings(
         max_examples=40,
-        deadline=None,
         derandomize=True,
         phases=[Phase.explicit, Phase.generate],
         suppress_health_check=list(HealthCheck),

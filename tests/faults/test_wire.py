@@ -39,7 +39,6 @@ from tests.support import RunningRouter, eventually
 Run = Callable[[Awaitable[Any]], Any]
 BOUNDED = settings(
     max_examples=60,
-    deadline=None,
     derandomize=True,  # the same bytes in every run: a failure is the change's, not chance's
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
@@ -72,7 +71,7 @@ def over_engine(
 async def router_over_engine(mode: Any) -> AsyncIterator[tuple[PlayedEngine, RunningRouter]]:
     async with (
         PlayedEngine(Options(mode=mode, **FAST)) as engine,
-        faultless_after(engine, idle_timeout_s=0.5) as router,
+        faultless_after(engine, idle_timeout_s=10) as router,
     ):
         yield engine, router
 
@@ -143,7 +142,7 @@ framed = bodies.map(lambda parts: b"".join(map(chunk, parts)))
 cuts = st.lists(st.integers(0, 10_000), max_size=30)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(bodies, cuts)
 def test_a_chunked_body_is_the_same_in_any_pieces(parts: list[bytes], cuts: list[int]) -> None:
     """Bodies that look like framing themselves, cut inside the framing too."""
@@ -160,7 +159,7 @@ def test_a_chunks_size_may_be_cut_in_two(size: int) -> None:
     assert asyncio.run(received(reply)) == (b"a" + body, 1)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(
     st.lists(
         st.one_of(
