@@ -7,35 +7,32 @@ commands use is imported inside them.
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import functools
 import logging
-import os
 import shlex
-import signal
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import msgspec
 import typer
 import uvloop
 
 from serve import __version__
+from serve.commands import (
+    ConfigOption,
+    clear_errors,
+    needed_machine,
+    read_settings,
+    replaced,
+    validated,
+)
 from serve.console import Console, ConsoleHandler
 from serve.engine import Machine, engine_command, find_machine
+from serve.fleet_commands import restart, scale, status
 from serve.key_commands import key_app
 from serve.keys import check_exposure
-from serve.settings import (
-    EngineSettings,
-    RouterSettings,
-    Settings,
-    SettingsError,
-    config_dir,
-    load_settings,
-)
-from serve.strict import StrictError, convert
-
-T = TypeVar("T", bound=msgspec.Struct)
+from serve.settings import EngineSettings, RouterSettings, Settings, load_settings
 
 app = typer.Typer(
     help="Serve DeepSeek-R1-Distill-Qwen-1.5B on stock vLLM behind a reasoning-aware router.",
@@ -45,10 +42,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(key_app, name="key")
+for fleet_command in (restart, scale, status):
+    app.command()(fleet_command)
 
-ConfigOption = Annotated[
-    Path | None, typer.Option("--config", help="Settings file (TOML); docs/configuration.md.")
-]
 HostOption = Annotated[str | None, typer.Option("--host", help="Address the router listens on.")]
 WorkersOption = Annotated[
     int | None, typer.Option("--workers", min=1, help="Router processes on the one port.")
@@ -81,38 +77,21 @@ def up(
     after the vLLM that is installed.
     """
     console = Console()
-    with _clear_errors():
+    with clear_errors():
         from serve import launch
 
-        def read() -> tuple[Settings, Machine]:
-            machine = _find_machine()
-            settings = _settings_for(machine, config)
+        def read() -> tuple[Settings, Machine | None]:
+            machine = find_machine()
+            settings = read_settings(config, machine)
             settings = _with_server(settings, host=host, port=port, workers=workers)
             engine = _with_model(settings.engine, model, served_name)
-            engine = _replace(engine, num_replicas=num_replicas)
-            return _validated(msgspec.structs.replace(settings, engine=engine)), machine
+            engine = replaced(engine, num_replicas=num_replicas)
+            return validated(msgspec.structs.replace(settings, engine=engine)), machine
 
         settings, machine = read()
         _configure_logging(console, settings)
-        _run(launch.up(settings, machine, console, _router_runner(console), read))
+        _run(launch.up(settings, machine, console, _run_router, read))
     raise typer.Exit(0)
-
-
-@app.command()
-def restart(
-    config: ConfigOption = None,
-    port: Annotated[
-        int | None, typer.Option("--port", help="The router's port, where several `up` run.")
-    ] = None,
-) -> None:
-    """Let the running `up` restart its engines one by one, with the settings read again."""
-    with _clear_errors():
-        from serve import running
-        from serve.launch import log_dir
-
-        found = running.find(log_dir(_settings_for(_find_machine(), config).engine), port)
-        os.kill(found.pid, signal.SIGUSR1)
-        typer.echo(f"Asked pid {found.pid} to restart its engines; it tells how that goes.")
 
 
 @app.command()
@@ -127,14 +106,14 @@ def engine(
 ) -> None:
     """Start one engine alone, its log on the terminal, until Ctrl-C or SIGTERM."""
     console = Console()
-    with _clear_errors():
+    with clear_errors():
         from serve import launch
 
-        machine = _find_machine()
-        settings = _settings_for(machine, config)
+        machine = needed_machine()
+        settings = read_settings(config, machine)
         changed = _with_model(settings.engine, model, served_name)
-        changed = _replace(changed, port=port, num_replicas=1)
-        settings = _validated(msgspec.structs.replace(settings, engine=changed))
+        changed = replaced(changed, port=port, num_replicas=1)
+        settings = validated(msgspec.structs.replace(settings, engine=changed))
         if print_argv:
             command = engine_command(settings.engine, machine, port=settings.engine.port)
             env = [f"{name}={shlex.quote(value)}" for name, value in command.env.items()]
@@ -164,12 +143,12 @@ def router(
 ) -> None:
     """Start the router alone over engines that run elsewhere (no vLLM needed here)."""
     console = Console()
-    with _clear_errors():
+    with clear_errors():
         from serve.discovery import make_source
 
         settings = _with_server(load_settings(config), host=host, port=port, workers=workers)
         changed = _with_engines(settings.router, engine_url, engine_dns, engine_file)
-        settings = _validated(msgspec.structs.replace(settings, router=changed))
+        settings = validated(msgspec.structs.replace(settings, router=changed))
         make_source(changed)
         _configure_logging(console, settings)
         _run(_router_alone(settings, console))
@@ -180,7 +159,7 @@ def router(
 def worker() -> None:
     """One of several router processes; `--workers` starts it and tells it what to do."""
     console = Console()
-    with _clear_errors():
+    with clear_errors():
         from serve import workers
 
         assignment = workers.read_assignment()
@@ -198,48 +177,30 @@ def version() -> None:
         typer.echo(f"vLLM {machine.vllm_version} ({machine.device})")
 
 
-def _router_runner(console: Console) -> Callable[[Settings], Coroutine[Any, Any, None]]:
-    async def run_router(settings: Settings) -> None:
-        from serve import server, workers
-        from serve.router import build_app
+async def _run_router(settings: Settings, on_started: Callable[[str], None]) -> None:
+    """Serves until cancelled, then drains; `on_started` gets the URL."""
+    from serve import server, workers
+    from serve.router import build_app
 
-        def announce(url: str) -> None:
-            console.line(f"Serving {settings.engine.served_name} at {url} (docs at {url}/docs).")
-
-        if settings.server.workers == 1:
-            app = build_app(settings)
-            server.spare_collector()
-            await server.run(app, settings.server, on_started=announce)
-        else:
-            await workers.run(settings, on_started=announce)
-
-    return run_router
+    if settings.server.workers == 1:
+        app = build_app(settings)
+        server.spare_collector()
+        await server.run(app, settings.server, on_started=on_started)
+    else:
+        await workers.run(settings, on_started=on_started)
 
 
 async def _router_alone(settings: Settings, console: Console) -> None:
     from serve.supervise import StopSignals, until_stopped
 
     signals = StopSignals()
+    on_started = functools.partial(console.serving, settings.engine.served_name)
     with signals.installed():
-        await until_stopped(_router_runner(console)(settings), signals)
-
-
-def _find_machine() -> Machine:
-    machine = find_machine()
-    if machine is None:
-        raise SettingsError(
-            "vLLM is not installed here; `make install` installs it. To run the router over "
-            "engines elsewhere: `r1-serve router --engine-url URL`"
-        )
-    return machine
-
-
-def _settings_for(machine: Machine, config: Path | None) -> Settings:
-    return load_settings(config or config_dir() / f"{machine.device}.toml")
+        await until_stopped(_run_router(settings, on_started), signals)
 
 
 def _with_server(settings: Settings, **changes: object) -> Settings:
-    server = _replace(settings.server, **changes)
+    server = replaced(settings.server, **changes)
     check_exposure(server)
     return msgspec.structs.replace(settings, server=server)
 
@@ -259,21 +220,7 @@ def _with_model(engine: EngineSettings, model: str | None, name: str | None) -> 
     """Another model isn't served under the name of the one in the settings."""
     if model is not None and name is None:
         name = Path(model).name
-    return _replace(engine, model=model, served_name=name)
-
-
-def _replace(settings: T, **changes: object) -> T:
-    """`settings` with the changes that are not None."""
-    given = {name: value for name, value in changes.items() if value is not None}
-    return msgspec.structs.replace(settings, **given)
-
-
-def _validated(settings: Settings) -> Settings:
-    """Holds what the command line changed to the same rules. Raises `SettingsError`."""
-    try:
-        return convert(msgspec.to_builtins(settings), Settings)
-    except StrictError as exc:
-        raise SettingsError(str(exc)) from exc
+    return replaced(engine, model=model, served_name=name)
 
 
 def _configure_logging(console: Console, settings: Settings) -> None:
@@ -289,20 +236,3 @@ def _configure_logging(console: Console, settings: Settings) -> None:
 def _run(main: Coroutine[Any, Any, None]) -> None:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(main)
-
-
-@contextlib.contextmanager
-def _clear_errors() -> Iterator[None]:
-    """Errors that a person can mend: a sentence and an exit status, no traceback."""
-    from serve.engine_faults import EngineStartError
-    from serve.running import NotRunning
-    from serve.server import ServerError
-
-    try:
-        yield
-    except SettingsError as exc:
-        typer.echo(f"r1-serve: {exc}", err=True)
-        raise typer.Exit(2) from None
-    except (EngineStartError, NotRunning, ServerError) as exc:
-        typer.echo(f"r1-serve: {exc}", err=True)
-        raise typer.Exit(1) from None

@@ -27,6 +27,10 @@ class Console:
         if self._rewrites and self._status:
             self._write(self._status)
 
+    def serving(self, name: str, url: str) -> None:
+        """The router takes requests for the model `name`."""
+        self.line(f"Serving {name} at {url} (docs at {url}/docs).")
+
     def problem(self, text: str) -> None:
         """An engine's log line: shown if it tells of an error."""
         if _PROBLEM.search(text):

@@ -20,6 +20,10 @@ from serve.settings import EngineSettings, SettingsError
 
 Device = Literal["cpu", "gpu"]
 
+NO_VLLM = (
+    "vLLM is not installed here; `make install` installs it. To run the router over engines "
+    "elsewhere: `r1-serve router --engine-url URL`"
+)
 NGRAM_WINDOW_TOKENS = (2, 5)
 """Shortest and longest run of tokens looked up in the prompt; vLLM's documentation uses 2 to 5."""
 

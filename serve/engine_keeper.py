@@ -1,16 +1,25 @@
-"""Keeps one engine running: starts it, starts it again when it dies, puts another in its place."""
+"""Keeps one engine of this machine running: starts it, starts it again when it dies, puts another
+in its place."""
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
+import os
+import tempfile
 import time
+from collections.abc import Callable
+from pathlib import Path
 from urllib.parse import urlsplit
 
-from serve.engine import EngineCommand
+import msgspec
+
+from serve.engine import NO_VLLM, EngineCommand, Machine, engine_command
 from serve.engine_faults import EngineStartError, explain
-from serve.engine_process import EngineLog, EngineProcess
-from serve.settings import EngineSettings
+from serve.engine_process import EngineLog, EngineProcess, free_port
+from serve.fleet import Renewal
+from serve.settings import EngineSettings, SettingsError
 from serve.supervise import Backoff
 
 log = logging.getLogger(__name__)
@@ -22,28 +31,31 @@ STOP_MARGIN_S = 15.0
 
 
 class EngineKeeper:
-    """`start` it, `keep` it, and `stop` it at the end."""
+    """A `fleet.Keeper` of a child process."""
+
+    place = ""
 
     def __init__(
-        self, command: EngineCommand, settings: EngineSettings, engine_log: EngineLog
+        self, command: EngineCommand, settings: EngineSettings, engine_log: EngineLog, index: int
     ) -> None:
         self.command = command
         self.settings = settings
         self.log = engine_log
+        self.index = index
         self.ready = False
         self.process = EngineProcess(command, engine_log)
         self._backoff = Backoff()
         self._keeping: asyncio.Task[None] | None = None
 
     @property
-    def port(self) -> int:
-        return urlsplit(self.command.url).port or 0
+    def url(self) -> str:
+        return self.command.url
+
+    @property
+    def phase(self) -> str:
+        return self.log.phase
 
     async def start(self) -> None:
-        """Returns when the engine serves. Raises `EngineStartError`; then nothing is left of it.
-
-        Cancelling leaves it as it is, for `stop` to end.
-        """
         self.process = EngineProcess(self.command, self.log)
         try:
             await self.process.start()
@@ -54,12 +66,10 @@ class EngineKeeper:
         self.ready = True
 
     def keep(self, fault: str | None = None) -> None:
-        """From now on, until `let_go`, the engine comes back at the same URL when it dies. `fault`:
-        why it is down already."""
+        """It comes back at the same URL. `fault`: why it is down already."""
         self._keeping = asyncio.create_task(self._keep(fault))
 
     async def let_go(self) -> None:
-        """Ends `keep`; the engine stays as it is."""
         if self._keeping is not None:
             self._keeping.cancel()
             await asyncio.wait({self._keeping})
@@ -86,11 +96,13 @@ class EngineKeeper:
                 why = str(exc)
         log.warning("engine %s is back", self.command.url)
 
-    async def replace(self, command: EngineCommand, settings: EngineSettings) -> None:
-        """Ends the engine, letting what runs finish, and starts `command` instead.
+    def renewal(self, settings: EngineSettings, machine: Machine | None) -> Renewal:
+        """In the old place: the port stays."""
+        port = urlsplit(self.url).port or 0
+        command = _command(settings, machine, port, self.index)
+        return functools.partial(self._replace, command, settings)
 
-        Raises `EngineStartError`; then the old command is tried on and on.
-        """
+    async def _replace(self, command: EngineCommand, settings: EngineSettings) -> None:
         await self.let_go()
         await self.stop()
         old = self.command, self.settings
@@ -105,8 +117,39 @@ class EngineKeeper:
         self.keep()
 
     async def stop(self) -> None:
-        """Lets running requests finish for `shutdown_timeout_s`. Cancelling kills at once."""
         drain_s = self.settings.shutdown_timeout_s + STOP_MARGIN_S if self.ready else STARTUP_STOP_S
         self.ready = False
         self.log.echoes = False
         await self.process.stop(drain_s)
+
+    def close(self) -> None:
+        self.log.close()
+
+
+def make_keeper(
+    echo: Callable[[str], None], settings: EngineSettings, machine: Machine | None, index: int
+) -> EngineKeeper:
+    """The keeper of an engine with this index; `echo` gets the lines of its log. Raises
+    `SettingsError`."""
+    port = settings.port + index if settings.port else free_port(settings.host)
+    command = _command(settings, machine, port, index)
+    path = log_dir(settings) / f"engine-{port}.log"
+    path.unlink(missing_ok=True)
+    engine_log = EngineLog(path, lambda line: echo(f"engine {index} | {line}"))
+    return EngineKeeper(command, settings, engine_log, index)
+
+
+def _command(
+    settings: EngineSettings, machine: Machine | None, port: int, index: int
+) -> EngineCommand:
+    if machine is None:
+        raise SettingsError(NO_VLLM)
+    if index >= settings.num_replicas:
+        settings = msgspec.structs.replace(settings, num_replicas=index + 1)
+    return engine_command(settings, machine, port=port, index=index)
+
+
+def log_dir(engine: EngineSettings) -> Path:
+    if engine.log_dir is not None:
+        return Path(engine.log_dir)
+    return Path(tempfile.gettempdir(), f"r1-serve-{os.getuid()}")

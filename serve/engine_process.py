@@ -27,6 +27,7 @@ import psutil
 from serve import tether
 from serve.engine import EngineCommand, is_local
 from serve.engine_faults import EngineStartError, Fault, explain
+from serve.load import EngineLoad, parse_load
 
 HEALTH_POLL_S = 0.25
 HEALTH_TIMEOUT_S = 5.0
@@ -202,13 +203,16 @@ async def is_healthy(url: str) -> bool:
     return await _get(url, "/health") is not None
 
 
-async def num_requests(url: str) -> int | None:
-    """Running and waiting requests by the engine's own metrics; None where it doesn't tell."""
-    text = await _get(url, "/metrics")
-    if text is None:
-        return None
-    counts = re.findall(rb"^vllm:num_requests_(?:running|waiting)(?:{.*})? (\S+)$", text, re.M)
-    return round(sum(map(float, counts)))
+async def read_load(url: str) -> EngineLoad | None:
+    """What runs and waits on the engine, as it tells; None where it doesn't."""
+    metrics = await _get(url, "/metrics")
+    return None if metrics is None else parse_load(metrics)
+
+
+async def read_queue_depth(router_url: str) -> int:
+    """Requests that wait in the router for a slot; 0 where it doesn't tell."""
+    found = re.search(rb"^r1_queue_depth (\S+)$", await _get(router_url, "/metrics") or b"", re.M)
+    return round(float(found[1])) if found else 0
 
 
 async def _get(url: str, path: str) -> bytes | None:

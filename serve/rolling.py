@@ -1,73 +1,35 @@
-"""Restarts the engines one after the other, so that the others serve meanwhile.
-
-The router reads which engines to use from a file that it watches (`router.engine_file`); an engine
-is taken out of it, ended when nothing runs on it any more, started anew and put back. vLLM that
-drains answers new requests with errors, so the order matters.
-"""
+"""Restarts the engines one after the other, so that the others serve meanwhile."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
-
-import msgspec
+from collections.abc import Callable, Iterator
 
 from serve.console import Console
-from serve.engine import EngineCommand
+from serve.engine import Machine
 from serve.engine_faults import EngineStartError
-from serve.engine_keeper import EngineKeeper
-from serve.engine_process import num_requests
-from serve.settings import EngineSettings, Settings, SettingsError
+from serve.fleet import Fleet, Keeper, Renewal
+from serve.settings import Settings, SettingsError
 from serve.supervise import StopSignals, until_stopped
 
-NOTICE_S = 1.0
-"""The router looks at the file every 0.25 s; what it sent just before is at the engine by then."""
 SETTLE_S = 2.0
 """For the router to see an engine that is back, and to find it healthy, before the next goes."""
-POLL_S = 0.2
 
-Plan = tuple[EngineCommand, EngineSettings]
-
-
-class Rotation:
-    """The file that tells the router its engines."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def write(self, urls: Iterable[str]) -> None:
-        """At once and whole: a reader sees the old set or the new."""
-        written = self._path.with_suffix(".new")
-        written.write_text("".join(f"{url}\n" for url in urls))
-        written.replace(self._path)
-
-    def fed_to(self, settings: Settings) -> Settings:
-        """`settings` for a router that takes its engines from here."""
-        router = msgspec.structs.replace(
-            settings.router, engine_urls=[], engine_dns=None, engine_file=str(self._path)
-        )
-        return msgspec.structs.replace(settings, router=router)
+Read = Callable[[], tuple[Settings, Machine | None]]
+"""Reads the settings again, and what is installed. Raises `SettingsError`."""
 
 
 class RollingRestart:
-    """On SIGUSR1, one at a time. `plan` says what each engine is to be; it raises `SettingsError`
-    where the settings can't be used, and then nothing is touched."""
+    """On SIGUSR1, one at a time, with what `read` gives then; where it raises, or the settings
+    can't be used, nothing is touched."""
 
-    def __init__(
-        self,
-        keepers: Sequence[EngineKeeper],
-        rotation: Rotation,
-        plan: Callable[[], Sequence[Plan]],
-        console: Console,
-    ) -> None:
-        self.keepers = keepers
+    def __init__(self, fleet: Fleet, read: Read, console: Console) -> None:
         self.enabled = False
         """False while the engines start for the first time."""
-        self._rotation = rotation
-        self._plan = plan
+        self._fleet = fleet
+        self._read = read
         self._console = console
         self._task: asyncio.Task[bool] | None = None
 
@@ -97,46 +59,42 @@ class RollingRestart:
 
     async def run(self) -> None:
         """Restarts every engine, unless one doesn't come back: then the rest keep running."""
+        async with self._fleet.changing:
+            await self._restart_all()
+
+    async def _restart_all(self) -> None:
+        fleet = self._fleet
         try:
-            plans = self._plan()
+            settings, machine = self._read()
+            engine = settings.engine
+            renewals = [(it, it.renewal(engine, machine)) for it in fleet.keepers]
         except SettingsError as exc:
             self._console.line(f"No engine is restarted: {exc}")
             return
-        for keeper, plan in zip(self.keepers, plans, strict=True):
-            others = [other for other in self.keepers if other is not keeper]
-            if down := [other.command.url for other in others if not other.ready]:
+        for keeper, renewal in renewals:
+            others = [other for other in fleet.keepers if other is not keeper]
+            if down := [
+                other.url or f"engine {other.index}" for other in others if not other.ready
+            ]:
                 self._console.line(f"The restart stops here: {', '.join(down)} is not ready.")
                 return
-            if not await self._restart(keeper, plan, others):
+            if not await self._restart(keeper, renewal, alone=not others):
                 return
+        fleet.settings, fleet.machine = engine, machine
         self._console.line("All engines are restarted.")
 
-    async def _restart(
-        self, keeper: EngineKeeper, plan: Plan, others: Sequence[EngineKeeper]
-    ) -> bool:
+    async def _restart(self, keeper: Keeper, renewal: Renewal, *, alone: bool) -> bool:
         """Whether the engine came back."""
-        url = keeper.command.url
-        self._console.line(f"Restarting the engine at {url}.")
+        self._console.line(f"Restarting the engine at {keeper.url}.")
         try:
-            if others:
-                self._rotation.write(other.command.url for other in others)
-                await asyncio.sleep(NOTICE_S)
-                await until_idle(url, keeper.settings.shutdown_timeout_s)
-            else:
+            if alone:
                 self._console.line("It is the only one: requests are refused until it is back.")
-            await keeper.replace(*plan)
+                await renewal()
+            else:
+                async with self._fleet.without(keeper):
+                    await renewal()
         except EngineStartError as exc:
             self._console.line(f"The restart stops here: {exc}")
             return False
-        finally:
-            self._rotation.write(it.command.url for it in self.keepers)
         await asyncio.sleep(SETTLE_S)
         return True
-
-
-async def until_idle(url: str, timeout_s: float) -> None:
-    """Returns when nothing runs or waits on the engine, it doesn't answer, or time is up."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(timeout_s):
-            while await num_requests(url):  # noqa: ASYNC110  (the engine tells only when asked)
-                await asyncio.sleep(POLL_S)

@@ -1,5 +1,5 @@
 """Which `r1-serve up` run here: a file for each in the log directory, so that `r1-serve restart`
-finds the process to signal."""
+and others find the process to signal and the socket to ask at."""
 
 from __future__ import annotations
 
@@ -22,15 +22,17 @@ class Running(msgspec.Struct, frozen=True):
     """As the system tells it, in seconds since 1970: a pid may be another's by now."""
     port: int
     """The router's, as it was set."""
+    control: str
+    """Path of the socket that `serve.control` answers at."""
 
 
 @contextlib.contextmanager
-def registered(directory: Path, port: int) -> Iterator[None]:
+def registered(directory: Path, port: int, control: Path) -> Iterator[None]:
     """While inside, this process can be found."""
     pid = os.getpid()
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"up-{pid}.json"
-    running = Running(pid, psutil.Process(pid).create_time(), port)
+    running = Running(pid, psutil.Process(pid).create_time(), port, str(control))
     path.write_bytes(msgspec.json.encode(running))
     try:
         yield

@@ -82,6 +82,8 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
     host: str = "127.0.0.1"
     port: Port = 8100
     """The first replica's port; the next ones take the ports that follow. 0 takes free ones."""
+    backend: Literal["local", "ray"] = "local"
+    """`local`: processes on this machine; `ray`: actors on a Ray cluster (`[ray]`)."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
     frontend: Literal["auto", "python", "rust"] = "auto"
     api_server_count: PositiveInt | None = None
@@ -134,11 +136,44 @@ class BrownoutSettings(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(f"`start` must be below `full`, got {self.start:g} and {self.full:g}")
 
 
+class RaySettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Where Ray runs the engines, and what each takes of a node."""
+
+    address: str | None = None
+    """`auto`: the cluster that this machine is part of; None: one of our own, on this machine."""
+    num_cpus_per_replica: Annotated[float, Meta(gt=0)] = 1.0
+    num_gpus_per_replica: Annotated[float, Meta(ge=0)] | None = None
+    """A part of 1 puts several engines on one card. None: `engine.tensor_parallel_size` where the
+    cluster has GPUs."""
+
+
+class AutoscaleSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How many engines `r1-serve up` runs, after what they have to do (`serve.autoscale`)."""
+
+    max_replicas: PositiveInt | None = None
+    """None: no autoscaling, as many as `engine.num_replicas` or `r1-serve scale` say."""
+    min_replicas: PositiveInt = 1
+    target_requests_per_replica: Annotated[float, Meta(gt=0)] = 48.0
+    """Running, waiting on the engine, or waiting in the router."""
+    target_kv_cache_usage: Fraction = 0.8
+    scale_down_delay_s: Seconds = 300.0
+    """How long fewer must be enough before one ends."""
+
+    def __post_init__(self) -> None:
+        if self.max_replicas is not None and self.min_replicas > self.max_replicas:
+            raise ValueError(
+                f"`min_replicas` = {self.min_replicas} is above `max_replicas` = "
+                f"{self.max_replicas}"
+            )
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     server: ServerSettings = ServerSettings()
     router: RouterSettings = RouterSettings()
     brownout: BrownoutSettings = BrownoutSettings()
     engine: EngineSettings = EngineSettings()
+    autoscale: AutoscaleSettings = AutoscaleSettings()
+    ray: RaySettings = RaySettings()
 
 
 def load_settings(path: Path | None) -> Settings:

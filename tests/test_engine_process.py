@@ -24,7 +24,7 @@ from serve.engine_process import (
     EngineProcess,
     free_port,
     is_healthy,
-    num_requests,
+    read_load,
 )
 from tests.support import eventually, gone
 
@@ -194,15 +194,20 @@ async def test_health_of_nobody_is_false() -> None:
 
 
 async def test_what_runs_on_an_engine_is_read_from_its_metrics() -> None:
-    """Running and waiting together; nothing where nobody answers."""
+    """Running and waiting; nothing where nobody answers."""
     async with StandInEngine(Options(max_num_seqs=1)) as engine:
-        assert await num_requests(engine.url) == 0
+
+        async def counts() -> tuple[int, int] | None:
+            load = await read_load(engine.url)
+            return load and (load.num_running, load.num_waiting)
+
+        assert await counts() == (0, 0)
         async with httpx.AsyncClient(base_url=engine.url, timeout=30) as http:
             body = {"model": "stand-in", "prompt": "x", "max_tokens": 10_000}
             calls = [asyncio.create_task(http.post("/v1/completions", json=body)) for _ in "ab"]
             await until(lambda: len(engine.running) == 1 and len(engine.waiting) == 1)
-            assert await num_requests(engine.url) == 2
+            assert await counts() == (1, 1)
             for call in calls:
                 call.cancel()
             await asyncio.gather(*calls, return_exceptions=True)
-    assert await num_requests(engine.url) is None
+    assert await read_load(engine.url) is None

@@ -8,9 +8,8 @@ import io
 import os
 import signal
 import subprocess
-import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -18,71 +17,28 @@ import msgspec
 import psutil
 import pytest
 
-from serve.console import Console
 from serve.engine import Machine
 from serve.engine_faults import EngineStartError
 from serve.engine_process import free_port, is_healthy
-from serve.launch import Reload, up
-from serve.settings import EngineSettings, ServerSettings, Settings, SettingsError, config_dir
+from serve.settings import Settings, SettingsError, config_dir
 from tests.conftest import R1_SERVE, ROOT, Program
+from tests.stack import (
+    CPU,
+    USER,
+    FakeRouter,
+    chatting,
+    engine_pids,
+    fake_settings,
+    launched,
+    up_arguments,
+    url_of,
+    wait_status,
+    wait_until,
+)
 from tests.support import eventually, gone
 
-CPU = Machine(device="cpu", vllm_version="0.32.0")
-FAKE_PATH = str(ROOT / "tests" / "fake_vllm")
 LOGS = ROOT / "tests" / "data" / "engine_logs"
 REAL_READY_S = 240.0
-
-
-def fake_settings(tmp_path: Path, num_replicas: int = 1, **env: str) -> Settings:
-    (tmp_path / "config.json").touch()
-    engine = EngineSettings(
-        model=str(tmp_path),
-        served_name="m",
-        num_replicas=num_replicas,
-        port=0,
-        log_dir=str(tmp_path / "logs"),
-        shutdown_timeout_s=1,
-        env={"PYTHONPATH": FAKE_PATH} | env,
-    )
-    return Settings(server=ServerSettings(port=0), engine=engine)
-
-
-class FakeRouter:
-    """Stands where the router runs: says when, over which engines, and returns when told."""
-
-    def __init__(self) -> None:
-        self.started = asyncio.Event()
-        self.finish = asyncio.Event()
-        self.file = Path()
-        self.urls: list[str] = []
-        self.healthy_at_end: list[bool] = []
-
-    async def __call__(self, settings: Settings) -> None:
-        self.file = Path(settings.router.engine_file or "")
-        self.urls = self.named()
-        self.started.set()
-        await self.finish.wait()
-        self.healthy_at_end = [await is_healthy(url) for url in self.urls]
-
-    def named(self) -> list[str]:
-        """The engines that it should use now."""
-        return self.file.read_text().split()
-
-
-@contextlib.asynccontextmanager
-async def launched(
-    settings: Settings,
-    router: Callable[[Settings], Awaitable[None]],
-    reload: Reload | None = None,
-    told: io.StringIO | None = None,
-) -> AsyncIterator[asyncio.Task[None]]:
-    task = asyncio.create_task(up(settings, CPU, Console(told or io.StringIO()), router, reload))
-    try:
-        yield task
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError, EngineStartError):
-            await task
 
 
 OTHERS: set[psutil.Process] = set()
@@ -183,7 +139,7 @@ def restart_engines() -> None:
 @pytest.fixture
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody to wait for: the router that reads the file is a stand-in."""
-    monkeypatch.setattr("serve.rolling.NOTICE_S", 1.0)
+    monkeypatch.setattr("serve.fleet.NOTICE_S", 1.0)
     monkeypatch.setattr("serve.rolling.SETTLE_S", 1.0)
 
 
@@ -304,42 +260,6 @@ def test_a_rolling_restart_under_load_fails_no_request(
         program.close()
 
 
-def engine_pids(program: Program) -> set[int]:
-    found = psutil.Process(program.process.pid).children()
-    return {process.pid for process in found if "--port" in process.cmdline()}
-
-
-@contextlib.contextmanager
-def chatting(url: str, num_clients: int = 6) -> Iterator[list[str]]:
-    """Clients that chat one after the other until left; what became of each chat."""
-    outcomes: list[str] = []
-    stop = threading.Event()
-
-    def chat(client: httpx.Client, stream: bool) -> str:
-        body = {"messages": [USER], "stream": stream}
-        try:
-            reply = client.post(url + "/v1/chat/completions", json=body)
-        except httpx.HTTPError as exc:
-            return repr(exc)
-        whole = not stream or reply.text.endswith("data: [DONE]\n\n")
-        return "ok" if reply.status_code == 200 and whole else reply.text[-300:]
-
-    def run(stream: bool) -> None:
-        with httpx.Client(timeout=30) as client:
-            while not stop.is_set():
-                outcomes.append(chat(client, stream))
-
-    threads = [threading.Thread(target=run, args=(n % 2 == 0,)) for n in range(num_clients)]
-    for thread in threads:
-        thread.start()
-    try:
-        yield outcomes
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
-
-
 def test_a_killed_launcher_leaves_no_engine(tmp_path: Path, fake_vllm_env: dict[str, str]) -> None:
     """Even `kill -9` of the launcher ends the engine, its core and the guard."""
     (tmp_path / "config.json").touch()
@@ -386,18 +306,6 @@ def test_a_real_stack_survives_its_engine_and_leaves_nothing_when_killed(
     kill_the_launcher_and_look(real_stack, REAL_READY_S)
 
 
-USER = {"role": "user", "content": "1+1"}
-
-
-def up_arguments(config: Path, port: int = 0) -> list[str]:
-    return ["--config", str(config), "--port", str(port)]
-
-
-def url_of(program: Program) -> str:
-    (line,) = [line for line in program.lines if "Serving " in line]
-    return next(word for word in line.split() if "http://" in word)
-
-
 def kill_the_launcher_and_look(program: Program, ready_s: float) -> None:
     try:
         if not any("Serving " in line for line in program.lines):
@@ -408,22 +316,3 @@ def kill_the_launcher_and_look(program: Program, ready_s: float) -> None:
         assert wait_until(lambda: gone(processes), 25)
     finally:
         program.close()
-
-
-def wait_status(url: str, status: int, timeout_s: float) -> bool:
-    def answers() -> bool:
-        try:
-            return httpx.get(url, timeout=5).status_code == status
-        except httpx.TransportError:
-            return False
-
-    return wait_until(answers, timeout_s)
-
-
-def wait_until(condition: Callable[[], bool], timeout_s: float) -> bool:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True

@@ -15,7 +15,7 @@ from serve.running import NotRunning, Running, find, registered
 def test_found_while_it_runs_and_not_after(tmp_path: Path) -> None:
     """By its port, or by being the only one; the directory is made where it is missing."""
     directory = tmp_path / "logs"
-    with registered(directory, 8000):
+    with registered(directory, 8000, directory / "control"):
         assert find(directory).pid == os.getpid()
         assert find(directory, 8000).pid == os.getpid()
         with pytest.raises(NotRunning, match="with port 8001"):
@@ -27,7 +27,7 @@ def test_found_while_it_runs_and_not_after(tmp_path: Path) -> None:
 def test_a_file_that_outlived_its_process_is_not_believed(tmp_path: Path) -> None:
     """A pid may be another program's by now, which a signal would kill."""
     started_at = psutil.Process().create_time() - 100
-    stale = Running(pid=os.getpid(), started_at=started_at, port=8000)
+    stale = Running(pid=os.getpid(), started_at=started_at, port=8000, control="")
     (tmp_path / "up-1.json").write_bytes(msgspec.json.encode(stale))
     (tmp_path / "up-2.json").write_text("no json")
     with pytest.raises(NotRunning):
@@ -38,7 +38,7 @@ def test_several_must_be_told_apart(tmp_path: Path) -> None:
     """By their ports, which the error names."""
     started_at = psutil.Process().create_time()
     for port in (8000, 8001):
-        running = Running(pid=os.getpid(), started_at=started_at, port=port)
+        running = Running(pid=os.getpid(), started_at=started_at, port=port, control="")
         (tmp_path / f"up-{port}.json").write_bytes(msgspec.json.encode(running))
     with pytest.raises(NotRunning, match="--port") as failure:
         find(tmp_path)

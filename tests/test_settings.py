@@ -7,8 +7,10 @@ import msgspec
 import pytest
 
 from serve.settings import (
+    AutoscaleSettings,
     BrownoutSettings,
     EngineSettings,
+    RaySettings,
     RouterSettings,
     ServerSettings,
     Settings,
@@ -23,6 +25,8 @@ TABLES = {
     "router": RouterSettings,
     "brownout": BrownoutSettings,
     "engine": EngineSettings,
+    "autoscale": AutoscaleSettings,
+    "ray": RaySettings,
 }
 
 

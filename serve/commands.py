@@ -1,0 +1,70 @@
+"""What the commands share: options, how settings are read and changed, how errors are told."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import msgspec
+import typer
+
+from serve.engine import NO_VLLM, Machine, find_machine
+from serve.settings import Settings, SettingsError, config_dir, load_settings
+from serve.strict import StrictError, convert
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", help="Settings file (TOML); docs/configuration.md.")
+]
+
+
+def read_settings(config: Path | None, machine: Machine | None) -> Settings:
+    """The settings in `config`, or those that are shipped for the vLLM that is installed. Raises
+    `SettingsError`."""
+    if config is None:
+        if machine is None:
+            raise SettingsError(NO_VLLM)
+        config = config_dir() / f"{machine.device}.toml"
+    return load_settings(config)
+
+
+def needed_machine() -> Machine:
+    """Raises `SettingsError` where no vLLM is installed."""
+    machine = find_machine()
+    if machine is None:
+        raise SettingsError(NO_VLLM)
+    return machine
+
+
+def replaced(settings: T, **changes: object) -> T:
+    """`settings` with the changes that are not None."""
+    given = {name: value for name, value in changes.items() if value is not None}
+    return msgspec.structs.replace(settings, **given)
+
+
+def validated(settings: Settings) -> Settings:
+    """Holds what the command line changed to the same rules. Raises `SettingsError`."""
+    try:
+        return convert(msgspec.to_builtins(settings), Settings)
+    except StrictError as exc:
+        raise SettingsError(str(exc)) from exc
+
+
+@contextlib.contextmanager
+def clear_errors() -> Iterator[None]:
+    """Errors that a person can mend: a sentence and an exit status, no traceback."""
+    from serve.engine_faults import EngineStartError
+    from serve.running import NotRunning
+    from serve.server import ServerError
+
+    try:
+        yield
+    except SettingsError as exc:
+        typer.echo(f"r1-serve: {exc}", err=True)
+        raise typer.Exit(2) from None
+    except (EngineStartError, NotRunning, ServerError) as exc:
+        typer.echo(f"r1-serve: {exc}", err=True)
+        raise typer.Exit(1) from None

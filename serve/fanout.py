@@ -1,0 +1,310 @@
+"""Engines as Ray actors, one per replica: Ray places them, starts them again and moves them.
+
+An actor runs its engine as `serve.engine_keeper` does on any machine, so a dead engine comes back
+beside it. A dead actor, or one whose node is gone, Ray starts anew where there is room, and the
+engine is back at another URL. Tokens go from the engine to the router directly, so that nothing of
+a request passes through Ray (docs/decisions/0014). This is the one module that imports it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import os
+import time
+from collections.abc import Iterator
+from typing import Any, cast
+
+import msgspec
+import ray
+from ray.exceptions import ActorUnavailableError, RayActorError
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from serve.console import Console
+from serve.engine import Machine, find_machine
+from serve.engine_faults import EngineStartError, Fault
+from serve.engine_keeper import STOP_MARGIN_S, EngineKeeper, make_keeper
+from serve.fleet import Renewal
+from serve.settings import EngineSettings, RaySettings, SettingsError
+from serve.supervise import Backoff
+
+log = logging.getLogger(__name__)
+
+LOOK_INTERVAL_S = 0.5
+LOOK_TIMEOUT_S = 10.0
+OWN_NODE_IP = "127.0.0.2"
+"""Of a cluster of our own. Ray replaces 127.0.0.1 by an address that others can reach."""
+OBJECT_STORE_BYTES = 80 * 1024 * 1024
+"""Ray's least: nothing is put there."""
+
+
+class Report(msgspec.Struct, frozen=True):
+    """What an actor tells of its engine."""
+
+    url: str
+    place: str
+    phase: str
+    ready: bool
+    fault: str | None = None
+    """Why the first start failed."""
+
+
+class EngineActor:
+    """Runs on a node of the cluster, in a process of Ray's. What Ray starts again begins anew."""
+
+    def __init__(self, settings: EngineSettings, index: int) -> None:
+        self._settings = settings
+        self._index = index
+        self._place = ray.util.get_node_ip_address()
+        self._keeper: EngineKeeper | None = None
+        self._fault: str | None = None
+        self._starting: asyncio.Task[None] | None = None
+
+    async def look(self) -> dict[str, Any]:
+        """A `Report`; the first look starts the engine."""
+        if self._starting is None:
+            self._starting = asyncio.create_task(self._start())
+        keeper = self._keeper
+        url, phase, ready = "", "starting", False
+        if keeper is not None:
+            url, phase, ready = keeper.url, keeper.phase, keeper.ready
+        report = Report(url, self._place, phase, ready, self._fault)
+        return cast(dict[str, Any], msgspec.to_builtins(report))
+
+    async def _start(self) -> None:
+        """Keeps the engine, whether its first start went well or not: who asked for it decides."""
+        try:
+            machine = find_machine()
+            settings = msgspec.structs.replace(self._settings, host=self._place, port=0)
+            if machine is not None and machine.device == "gpu":
+                # Ray has chosen the GPUs of this process, and so of its children.
+                settings = msgspec.structs.replace(settings, num_replicas=1)
+            index = self._index if settings.num_replicas > self._index else 0
+            self._keeper = make_keeper(lambda line: None, settings, machine, index)
+            await self._keeper.start()
+            self._keeper.keep()
+        except (SettingsError, OSError) as exc:
+            self._fault = str(exc)
+        except EngineStartError as exc:
+            self._fault = str(exc)
+            if self._keeper is not None:
+                self._keeper.keep(self._fault)
+
+    async def stop(self) -> None:
+        """Lets running requests finish. Nothing of the engine is left then."""
+        if self._starting is not None:
+            self._starting.cancel()
+            await asyncio.wait({self._starting})
+        if self._keeper is not None:
+            await self._keeper.let_go()
+            await self._keeper.stop()
+
+
+class RayKeeper:
+    """A `fleet.Keeper` of an engine that an actor runs."""
+
+    def __init__(self, settings: EngineSettings, index: int, resources: dict[str, float]) -> None:
+        self.settings = settings
+        self.index = index
+        self._resources = resources
+        self._group: PlacementGroup | None = None
+        self._actor: Any = None
+        self._report: Report | None = None
+        self._reached = False
+        self._keeping: asyncio.Task[None] | None = None
+
+    @property
+    def url(self) -> str:
+        return self._report.url if self._report else ""
+
+    @property
+    def place(self) -> str:
+        return self._report.place if self._report else ""
+
+    @property
+    def ready(self) -> bool:
+        return self._reached and self._report is not None and self._report.ready
+
+    @property
+    def phase(self) -> str:
+        if self._report is None:
+            return "waiting for a node with room"
+        return self._report.phase if self._reached else "its actor doesn't answer"
+
+    async def start(self) -> None:
+        deadline = asyncio.get_running_loop().time() + self.settings.startup_timeout_s
+        try:
+            self._spawn()
+            async with asyncio.timeout_at(deadline):
+                while not self.ready:
+                    await self._look()
+                    if self._report and self._report.fault:
+                        raise EngineStartError(Fault(self._report.fault))
+                    await asyncio.sleep(LOOK_INTERVAL_S)
+        except TimeoutError:
+            fault = self._late()
+            self._remove()
+            raise EngineStartError(fault) from None
+        except RayActorError as exc:
+            self._remove()
+            raise EngineStartError(Fault(f"The engine's actor can't run: {exc}")) from exc
+        except EngineStartError:
+            await self.stop()
+            raise
+
+    def _late(self) -> Fault:
+        after = f"after {self.settings.startup_timeout_s:.0f} s"
+        if self._report is not None:
+            return Fault(
+                f"The engine on {self.place} was not ready {after} (it was {self.phase}).",
+                "If it only needs longer, raise `engine.startup_timeout_s`.",
+            )
+        wanted, there, free = (
+            ", ".join(f"{resources.get(name, 0):g} {name}" for name in self._resources)
+            for resources in (self._resources, ray.cluster_resources(), ray.available_resources())
+        )
+        return Fault(
+            f"No node had room for an engine {after}: it needs {wanted}, the cluster has {there}, "
+            f"free are {free}.",
+            "Run fewer engines, add a node, or lower `ray.num_cpus_per_replica` or "
+            "`ray.num_gpus_per_replica`.",
+        )
+
+    def _spawn(self) -> None:
+        """The room is kept for the engine, whoever else asks, until it is removed."""
+        self._group = placement_group([self._resources], strategy="STRICT_PACK")
+        self._actor = (
+            ray.remote(EngineActor)
+            .options(
+                num_cpus=self._resources["CPU"],
+                num_gpus=self._resources.get("GPU", 0),
+                max_restarts=-1,
+                scheduling_strategy=PlacementGroupSchedulingStrategy(self._group, 0),
+            )
+            .remote(self.settings, self.index)
+        )
+
+    async def _look(self) -> None:
+        """Raises `RayActorError` where there is no actor any more. One that doesn't answer now may
+        have an engine that does: the router finds that out."""
+        try:
+            async with asyncio.timeout(LOOK_TIMEOUT_S if self._report else None):
+                told = await self._actor.look.remote()
+        except (ActorUnavailableError, TimeoutError):
+            self._reached = False
+            return
+        report = msgspec.convert(told, Report)
+        if report.url != self.url != "":
+            log.warning("engine %d is at %s now, on %s", self.index, report.url, report.place)
+        self._report, self._reached = report, True
+
+    def keep(self) -> None:
+        self._keeping = asyncio.create_task(self._keep())
+
+    async def let_go(self) -> None:
+        if self._keeping is not None:
+            self._keeping.cancel()
+            await asyncio.wait({self._keeping})
+            self._keeping = None
+
+    async def _keep(self) -> None:
+        backoff = Backoff()
+        while True:
+            began_at = time.monotonic()
+            try:
+                if self._actor is None:
+                    self._spawn()
+                while True:
+                    await self._look()
+                    await asyncio.sleep(LOOK_INTERVAL_S)
+            except RayActorError as exc:
+                delay_s = backoff.delay_s(time.monotonic() - began_at)
+                log.error("engine %d: %s A new actor in %.0f s.", self.index, exc, delay_s)
+                self._remove()
+                await asyncio.sleep(delay_s)
+
+    def renewal(self, settings: EngineSettings, machine: Machine | None) -> Renewal:
+        return functools.partial(self._renew, settings)
+
+    async def _renew(self, settings: EngineSettings) -> None:
+        await self.let_go()
+        await self.stop()
+        old, self.settings = self.settings, settings
+        try:
+            await self.start()
+        except EngineStartError:
+            self.settings = old
+            raise
+        finally:
+            self.keep()
+
+    async def stop(self) -> None:
+        drain_s = self.settings.shutdown_timeout_s + 2 * STOP_MARGIN_S
+        try:
+            if self._actor is not None and self._report is not None:
+                async with asyncio.timeout(drain_s):
+                    await self._actor.stop.remote()
+        except (RayActorError, TimeoutError) as exc:
+            log.warning("engine %d did not stop by itself: %s", self.index, exc)
+        finally:
+            self._remove()
+
+    def _remove(self) -> None:
+        """The actor with what it runs, and the room that was kept for it."""
+        if self._actor is not None:
+            ray.kill(self._actor)
+        if self._group is not None:
+            remove_placement_group(self._group)
+        self._actor = self._group = self._report = None
+        self._reached = False
+
+    def close(self) -> None:
+        pass
+
+
+class Cluster:
+    def __init__(self, settings: RaySettings) -> None:
+        self._settings = settings
+
+    def make_keeper(self, engine: EngineSettings, machine: Machine | None, index: int) -> RayKeeper:
+        """As `fleet.MakeKeeper`; what is installed is asked on the engine's node."""
+        num_gpus = self._settings.num_gpus_per_replica
+        if num_gpus is None:
+            num_gpus = engine.tensor_parallel_size if "GPU" in ray.cluster_resources() else 0
+        resources = {"CPU": self._settings.num_cpus_per_replica}
+        if num_gpus:
+            resources["GPU"] = num_gpus
+        return RayKeeper(engine, index, resources)
+
+
+@contextlib.contextmanager
+def joined(settings: RaySettings, console: Console) -> Iterator[Cluster]:
+    """Connected to the cluster until left; one that was started for it ends then, or when this
+    process does. Raises `EngineStartError`."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    logging.getLogger("ray").setLevel(logging.WARNING)
+    if settings.address is None:
+        console.line("Starting Ray on this machine.")
+        options: dict[str, Any] = {
+            "address": "local",
+            "_node_ip_address": OWN_NODE_IP,
+            "object_store_memory": OBJECT_STORE_BYTES,
+            "include_dashboard": False,
+        }
+    else:
+        console.line(f"Joining the Ray cluster at `{settings.address}`.")
+        options = {"address": settings.address}
+    try:
+        ray.init(**options, namespace="r1-serve", log_to_driver=False, configure_logging=False)
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as exc:
+        remedy = "Start one with `ray start --head`, or leave `ray.address` out to have our own."
+        raise EngineStartError(Fault(f"No Ray cluster: {exc}", remedy)) from exc
+    address = ray.get_runtime_context().gcs_address
+    console.line(f"Ray runs at {address} (`ray status --address {address}`).")
+    try:
+        yield Cluster(settings)
+    finally:
+        ray.shutdown()
