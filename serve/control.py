@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -16,8 +15,7 @@ from serve.engine_faults import EngineStartError
 from serve.engine_process import read_load
 from serve.fleet import Fleet, Keeper
 from serve.settings import SettingsError
-
-log = logging.getLogger(__name__)
+from serve.supervise import end
 
 
 class Scale(msgspec.Struct, frozen=True, tag="scale"):
@@ -52,24 +50,31 @@ class FleetStatus(msgspec.Struct, frozen=True):
 @contextlib.asynccontextmanager
 async def controlled(fleet: Fleet, path: Path) -> AsyncIterator[None]:
     """While inside, questions about the fleet are answered at the socket `path`."""
+    answering: set[asyncio.Task[None]] = set()
 
-    answering: set[asyncio.Task[None] | None] = set()
+    def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(_converse(fleet, reader, writer))
+        answering.add(task)
+        task.add_done_callback(answering.discard)
 
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        answering.add(asyncio.current_task())
-        with contextlib.closing(writer), contextlib.suppress(ConnectionError):
-            question = msgspec.json.decode(await reader.readline(), type=Question)
-            writer.write(msgspec.json.encode(await _answer(fleet, question)) + b"\n")
-            await writer.drain()
-
-    server = await asyncio.start_unix_server(answer, path)
+    server = await asyncio.start_unix_server(connected, path)
     try:
         yield
     finally:
         server.close()
-        for task in answering:
-            if task is not None:
-                task.cancel()
+        for task in [*answering]:
+            await end(task)
+
+
+async def _converse(
+    fleet: Fleet, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
+    """Who asks in no known words gets no answer."""
+    unheard = (ConnectionError, msgspec.DecodeError)
+    with contextlib.closing(writer), contextlib.suppress(*unheard):
+        question = msgspec.json.decode(await reader.readline(), type=Question)
+        writer.write(msgspec.json.encode(await _answer(fleet, question)) + b"\n")
+        await writer.drain()
 
 
 async def _answer(fleet: Fleet, question: Question) -> FleetStatus:

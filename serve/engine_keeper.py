@@ -20,7 +20,7 @@ from serve.engine_faults import EngineStartError, explain
 from serve.engine_process import EngineLog, EngineProcess, free_port
 from serve.fleet import Renewal
 from serve.settings import EngineSettings, SettingsError
-from serve.supervise import Backoff
+from serve.supervise import Backoff, end
 
 log = logging.getLogger(__name__)
 
@@ -70,10 +70,8 @@ class EngineKeeper:
         self._keeping = asyncio.create_task(self._keep(fault))
 
     async def let_go(self) -> None:
-        if self._keeping is not None:
-            self._keeping.cancel()
-            await asyncio.wait({self._keeping})
-            self._keeping = None
+        await end(self._keeping)
+        self._keeping = None
 
     async def _keep(self, fault: str | None) -> None:
         while True:

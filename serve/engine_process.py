@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import re
 import signal
 import socket
 import sys
@@ -200,22 +199,16 @@ class EngineProcess:
 
 async def is_healthy(url: str) -> bool:
     """Whether `GET /health` answers 200."""
-    return await _get(url, "/health") is not None
+    return await get(url, "/health") is not None
 
 
 async def read_load(url: str) -> EngineLoad | None:
     """What runs and waits on the engine, as it tells; None where it doesn't."""
-    metrics = await _get(url, "/metrics")
+    metrics = await get(url, "/metrics")
     return None if metrics is None else parse_load(metrics)
 
 
-async def read_queue_depth(router_url: str) -> int:
-    """Requests that wait in the router for a slot; 0 where it doesn't tell."""
-    found = re.search(rb"^r1_queue_depth (\S+)$", await _get(router_url, "/metrics") or b"", re.M)
-    return round(float(found[1])) if found else 0
-
-
-async def _get(url: str, path: str) -> bytes | None:
+async def get(url: str, path: str) -> bytes | None:
     """All that comes after the status line; None where the status isn't 200."""
     address = urlsplit(url)
     request = f"GET {path} HTTP/1.0\r\nHost: {address.netloc}\r\n\r\n".encode()

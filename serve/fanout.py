@@ -29,7 +29,7 @@ from serve.engine_faults import EngineStartError, Fault
 from serve.engine_keeper import STOP_MARGIN_S, EngineKeeper, make_keeper
 from serve.fleet import Renewal
 from serve.settings import EngineSettings, RaySettings, SettingsError
-from serve.supervise import Backoff
+from serve.supervise import Backoff, end
 
 log = logging.getLogger(__name__)
 
@@ -95,9 +95,7 @@ class EngineActor:
 
     async def stop(self) -> None:
         """Lets running requests finish. Nothing of the engine is left then."""
-        if self._starting is not None:
-            self._starting.cancel()
-            await asyncio.wait({self._starting})
+        await end(self._starting)
         if self._keeper is not None:
             await self._keeper.let_go()
             await self._keeper.stop()
@@ -205,10 +203,8 @@ class RayKeeper:
         self._keeping = asyncio.create_task(self._keep())
 
     async def let_go(self) -> None:
-        if self._keeping is not None:
-            self._keeping.cancel()
-            await asyncio.wait({self._keeping})
-            self._keeping = None
+        await end(self._keeping)
+        self._keeping = None
 
     async def _keep(self) -> None:
         backoff = Backoff()

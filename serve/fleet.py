@@ -22,7 +22,7 @@ from serve.engine import Machine
 from serve.engine_faults import EngineStartError
 from serve.engine_process import read_load
 from serve.settings import EngineSettings, Settings
-from serve.supervise import StopSignals, first_of
+from serve.supervise import StopSignals, end, first_of
 
 NOTICE_S = 1.0
 """The router looks at the file every 0.25 s; what it sent just before is at the engine by then."""
@@ -102,7 +102,8 @@ class Rotation:
 
 
 class Fleet:
-    """`start` it, be `serving`, `scale` it meanwhile, and `stop` it at the end."""
+    """`start` it, be `serving`, `scale` it meanwhile, and `stop` it at the end. Raises
+    `SettingsError` where an engine can't be made."""
 
     def __init__(
         self,
@@ -114,7 +115,6 @@ class Fleet:
     ) -> None:
         self.settings = settings
         self.machine = machine
-        self.keepers: list[Keeper] = []
         self.changing = asyncio.Lock()
         """Held while engines are started or restarted: one change at a time."""
         self._make = make
@@ -124,10 +124,11 @@ class Fleet:
         """Engines, by index, that get no requests now."""
         self._leaving: dict[Keeper, asyncio.Task[None]] = {}
         self._told: list[str] = []
+        self.keepers: list[Keeper] = []
+        self.keepers = self._make_new(settings.num_replicas)
 
     async def start(self) -> None:
         """Starts every engine at once and shows how far they are. Raises the first's failure."""
-        self.keepers = [self._new() for _ in range(self.settings.num_replicas)]
         starts = asyncio.gather(*(keeper.start() for keeper in self.keepers))
         started_at = time.monotonic()
         try:
@@ -142,12 +143,17 @@ class Fleet:
             self._console.end_status()
         self._console.line(f"Engines ready after {time.monotonic() - started_at:.0f} s.")
 
-    def _new(self) -> Keeper:
+    def _make_new(self, num: int) -> list[Keeper]:
+        """With the lowest indices that are free; all or, with `SettingsError`, none."""
         taken = {keeper.index for keeper in (*self.keepers, *self._leaving)}
-        index = next(i for i in itertools.count() if i not in taken)
-        keeper = self._make(self.settings, self.machine, index)
-        self.keepers.append(keeper)
-        return keeper
+        free = (index for index in itertools.count() if index not in taken)
+        with contextlib.ExitStack() as made:
+            new = []
+            for _ in range(num):
+                new.append(self._make(self.settings, self.machine, next(free)))
+                made.callback(new[-1].close)
+            made.pop_all()
+        return new
 
     def _show_start(self, elapsed_s: float) -> None:
         waiting = [keeper for keeper in self.keepers if not keeper.ready]
@@ -166,10 +172,8 @@ class Fleet:
         try:
             yield
         finally:
-            telling.cancel()
             for task in (telling, *self._leaving.values()):
-                task.cancel()
-                await asyncio.wait({task})
+                await end(task)
             for keeper in self.keepers:
                 await keeper.let_go()
 
@@ -219,7 +223,8 @@ class Fleet:
             await asyncio.wait(self._leaving.values())
 
     async def _add(self, num: int) -> None:
-        new = [self._new() for _ in range(num)]
+        new = self._make_new(num)
+        self.keepers += new
         self._out |= {keeper.index for keeper in new}
         outcomes = await asyncio.gather(*(it.start() for it in new), return_exceptions=True)
         failures = []

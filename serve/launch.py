@@ -23,7 +23,7 @@ from serve.fleet import Fleet, MakeKeeper, Rotation, stop_all
 from serve.rolling import Read, RollingRestart
 from serve.running import registered
 from serve.scaling import Scaling
-from serve.settings import Settings
+from serve.settings import Settings, SettingsError
 from serve.supervise import StopSignals, until_stopped
 
 RunRouter = Callable[[Settings, Callable[[str], None]], Awaitable[None]]
@@ -48,7 +48,9 @@ async def up(
     with (
         _engines(settings, console) as make,
         tempfile.TemporaryDirectory(prefix="r1-serve-") as directory,
-        registered(log_dir(settings.engine), settings.server.port, Path(directory, "control")),
+        registered(
+            log_dir(settings.engine), settings.server.port, control := Path(directory, "control")
+        ),
     ):
         rotation = Rotation(Path(directory, "engines"))
         fleet = Fleet(settings.engine, machine, make, rotation, console)
@@ -61,7 +63,7 @@ async def up(
                 console.serving(settings.engine.served_name, url)
                 scaling.start(url)
 
-            async with fleet.serving(), controlled(fleet, Path(directory, "control")):
+            async with fleet.serving(), controlled(fleet, control):
                 rolling.enabled = True
                 try:
                     await run_router(rotation.fed_to(settings), on_started)
@@ -82,8 +84,12 @@ async def up(
 def _engines(settings: Settings, console: Console) -> Iterator[MakeKeeper]:
     """What makes the engines, where the settings want them."""
     if settings.engine.backend == "ray":
-        from serve import fanout
-
+        try:
+            from serve import fanout
+        except ModuleNotFoundError as exc:
+            raise SettingsError(
+                f'`engine.backend` = "ray" needs Ray ({exc}): `pip install "r1-serve[ray]"`'
+            ) from exc
         with fanout.joined(settings.ray, console) as cluster:
             yield cluster.make_keeper
     else:

@@ -12,7 +12,7 @@ from serve.engine import Machine
 from serve.engine_faults import EngineStartError
 from serve.fleet import Fleet, Keeper, Renewal
 from serve.settings import Settings, SettingsError
-from serve.supervise import StopSignals, until_stopped
+from serve.supervise import StopSignals, end, until_stopped
 
 SETTLE_S = 2.0
 """For the router to see an engine that is back, and to find it healthy, before the next goes."""
@@ -53,9 +53,7 @@ class RollingRestart:
 
     async def close(self) -> None:
         self.enabled = False
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task})
+        await end(self._task)
 
     async def run(self) -> None:
         """Restarts every engine, unless one doesn't come back: then the rest keep running."""

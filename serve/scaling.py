@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 
 from serve.autoscale import Autoscaler, Demand
 from serve.console import Console
 from serve.engine_faults import EngineStartError
-from serve.engine_process import read_load, read_queue_depth
+from serve.engine_process import get, read_load
 from serve.fleet import Fleet
 from serve.settings import AutoscaleSettings, SettingsError
-from serve.supervise import Backoff
+from serve.supervise import Backoff, end
 
 INTERVAL_S = 5.0
 
@@ -29,9 +30,7 @@ class Scaling:
             self._task = asyncio.create_task(self._follow(router_url))
 
     async def close(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task})
+        await end(self._task)
 
     async def _follow(self, router_url: str) -> None:
         scaler, backoff = Autoscaler(self._settings), Backoff()
@@ -57,3 +56,10 @@ class Scaling:
         loads = await asyncio.gather(*(read_load(keeper.url) for keeper in keepers))
         told = [load for load in loads if load is not None]
         return Demand(told, await read_queue_depth(router_url))
+
+
+async def read_queue_depth(router_url: str) -> int:
+    """Requests that wait in the router for a slot; 0 where it doesn't tell."""
+    metrics = await get(router_url, "/metrics") or b""
+    found = re.search(rb"^r1_queue_depth (\S+)$", metrics, re.M)
+    return round(float(found[1])) if found else 0

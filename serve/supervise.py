@@ -82,6 +82,13 @@ async def _ask_to_end(task: asyncio.Future[object], signals: StopSignals) -> Non
     task.cancel()
 
 
+async def end(task: asyncio.Task[Any] | None) -> None:
+    """Cancels a task, if there is one, and returns when it is over, however that was."""
+    if task is not None:
+        task.cancel()
+        await asyncio.wait({task})
+
+
 async def first_of(*futures: asyncio.Future[Any]) -> None:
     """Returns when one of them is done; cancelling this leaves them running."""
     await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import os
+import subprocess
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -19,8 +21,8 @@ from serve.engine_faults import EngineStartError
 from serve.engine_process import is_healthy
 from serve.launch import RunRouter, up
 from serve.rolling import Read
-from serve.settings import EngineSettings, ServerSettings, Settings
-from tests.conftest import ROOT, Program
+from serve.settings import EngineSettings, ServerSettings, Settings, SettingsError
+from tests.conftest import R1_SERVE, ROOT, Program
 
 CPU = Machine(device="cpu", vllm_version="0.32.0")
 FAKE_PATH = str(ROOT / "tests" / "fake_vllm")
@@ -76,13 +78,55 @@ async def launched(
         yield task
     finally:
         task.cancel()
-        with contextlib.suppress(asyncio.CancelledError, EngineStartError):
+        with contextlib.suppress(asyncio.CancelledError, EngineStartError, SettingsError):
             await task
 
 
 def engine_pids(program: Program) -> set[int]:
     found = psutil.Process(program.process.pid).children()
     return {process.pid for process in found if "--port" in process.cmdline()}
+
+
+class Stack:
+    """`r1-serve up` over stand-ins for vLLM, two router processes before them."""
+
+    def __init__(self, program: Program, config: Path, env: dict[str, str]) -> None:
+        self.program = program
+        self.url = url_of(program)
+        self._config = config
+        self._env = env
+
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """`r1-serve …` with the stack's settings."""
+        return subprocess.run(
+            [*R1_SERVE, *arguments, "--config", str(self._config)],
+            env=os.environ | self._env,
+            cwd=ROOT,
+            timeout=60,
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+
+
+@contextlib.contextmanager
+def running_stack(tmp_path: Path, env: dict[str, str], num_replicas: int) -> Iterator[Stack]:
+    """Ready; `env` is where it finds the stand-ins."""
+    (tmp_path / "config.json").touch()
+    config = tmp_path / "t.toml"
+    config.write_text(
+        '[server]\nworkers = 2\n[router]\nbalancing = "least_loaded"\n'
+        f'[engine]\nmodel = "{tmp_path}"\nserved_name = "m"\n'
+        f'port = 0\nnum_replicas = {num_replicas}\nlog_dir = "logs"\n'
+    )
+    program = Program("up", *up_arguments(config), env=env)
+    try:
+        program.wait_for("Serving ", 30)
+        stack = Stack(program, config, env)
+        assert wait_status(stack.url + "/ready", 200, 20)
+        yield stack
+    finally:
+        program.close()
 
 
 @contextlib.contextmanager

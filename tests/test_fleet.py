@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import io
 import json
-import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +13,21 @@ import httpx
 import msgspec
 import pytest
 
+from serve.console import Console
 from serve.control import Look, Scale, ask
+from serve.engine import Machine
+from serve.engine_keeper import make_keeper
+from serve.fleet import Fleet, Rotation
 from serve.running import find
-from serve.settings import AutoscaleSettings
-from tests.conftest import R1_SERVE, ROOT, Program
+from serve.settings import AutoscaleSettings, SettingsError
+from serve.supervise import StopSignals
 from tests.stack import (
     FakeRouter,
     chatting,
     engine_pids,
     fake_settings,
     launched,
-    up_arguments,
-    url_of,
-    wait_status,
+    running_stack,
     wait_until,
 )
 from tests.support import eventually
@@ -41,55 +42,32 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_scaling_under_load_fails_no_request(tmp_path: Path, fake_vllm_env: dict[str, str]) -> None:
     """1 → 3 → 1 by `r1-serve scale`, whole and streamed chats all the while, two router processes;
     `r1-serve status` shows it."""
-    (tmp_path / "config.json").touch()
-    config = tmp_path / "t.toml"
-    config.write_text(
-        '[server]\nworkers = 2\n[router]\nbalancing = "least_loaded"\n'
-        f'[engine]\nmodel = "{tmp_path}"\nserved_name = "m"\n'
-        'port = 0\nlog_dir = "logs"\n'
-    )
+    with running_stack(tmp_path, fake_vllm_env, 1) as stack:
+        program = stack.program
 
-    def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*R1_SERVE, *arguments, "--config", str(config)],
-            env=os.environ | fake_vllm_env,
-            cwd=ROOT,
-            timeout=60,
-            check=False,
-            capture_output=True,
-            text=True,
-        )
+        def status() -> list[dict[str, Any]]:
+            return list(json.loads(stack.command("status", "--json").stdout))
 
-    def status() -> list[dict[str, Any]]:
-        return list(json.loads(command("status", "--json").stdout))
-
-    program = Program("up", *up_arguments(config), env=fake_vllm_env)
-    try:
-        program.wait_for("Serving ", 30)
-        url = url_of(program)
-        assert wait_status(url + "/ready", 200, 20)
         assert [it["state"] for it in status()] == ["ready"]
-        with chatting(url) as outcomes:
-            scaled = command("scale", "3")
+        with chatting(stack.url) as outcomes:
+            scaled = stack.command("scale", "3")
             assert scaled.returncode == 0, scaled.stderr
             assert scaled.stdout.count("ready") == 3
             assert len(engine_pids(program)) == 3
             urls = {it["url"] for it in status()}
             assert len(urls) == 3
             assert wait_until(lambda: all(num_served(it) >= 5 for it in urls), 20)
-            assert command("scale", "1").returncode == 0
+            assert stack.command("scale", "1").returncode == 0
             enough = len(outcomes) + 20
             assert wait_until(lambda: len(outcomes) > enough, 20)
         assert set(outcomes) == {"ok"}, [it for it in outcomes if it != "ok"][:3]
         assert [it["index"] for it in status()] == [0]
         assert wait_until(lambda: len(engine_pids(program)) == 1, 10)
-        assert command("scale", "0").returncode == 2
+        assert stack.command("scale", "0").returncode == 2
         assert program.stop() == 0
-        gone = command("status")
+        gone = stack.command("status")
         assert (gone.returncode, gone.stdout) == (1, "")
         assert "no running `r1-serve up`" in gone.stderr
-    finally:
-        program.close()
 
 
 def num_served(url: str) -> int:
@@ -148,3 +126,16 @@ async def test_load_alone_adds_and_ends_engines(tmp_path: Path) -> None:
         assert "Scaling from 1 to 3 engines: 9 requests" in told.getvalue()
         router.finish.set()
         await asyncio.wait_for(task, 20)
+
+
+async def test_engines_that_cannot_be_made_change_nothing(tmp_path: Path) -> None:
+    """The third has no GPU: the second isn't left behind unstarted."""
+    gpus = Machine(device="gpu", vllm_version="0.32.0", visible_gpus="4,5")
+    settings = fake_settings(tmp_path).engine
+    make = functools.partial(make_keeper, lambda line: None)
+    told = Console(io.StringIO())
+    fleet = Fleet(settings, gpus, make, Rotation(tmp_path / "engines"), told)
+    with pytest.raises(SettingsError, match="needs more GPUs than CUDA_VISIBLE_DEVICES=4,5"):
+        await fleet.scale(3)
+    assert [keeper.index for keeper in fleet.keepers] == [0]
+    await fleet.stop(StopSignals())

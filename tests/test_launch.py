@@ -7,7 +7,7 @@ import contextlib
 import io
 import os
 import signal
-import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +21,7 @@ from serve.engine import Machine
 from serve.engine_faults import EngineStartError
 from serve.engine_process import free_port, is_healthy
 from serve.settings import Settings, SettingsError, config_dir
-from tests.conftest import R1_SERVE, ROOT, Program
+from tests.conftest import ROOT, Program
 from tests.stack import (
     CPU,
     USER,
@@ -30,6 +30,7 @@ from tests.stack import (
     engine_pids,
     fake_settings,
     launched,
+    running_stack,
     up_arguments,
     url_of,
     wait_status,
@@ -225,29 +226,13 @@ def test_a_rolling_restart_under_load_fails_no_request(
 ) -> None:
     """Two engines, two router processes, whole and streamed chats all the while; asked for by
     `r1-serve restart`. Every chat is answered, and both engines are new."""
-    (tmp_path / "config.json").touch()
-    config = tmp_path / "t.toml"
-    config.write_text(
-        f'[server]\nworkers = 2\n[engine]\nmodel = "{tmp_path}"\nserved_name = "m"\n'
-        'port = 0\nnum_replicas = 2\nlog_dir = "logs"\n'
-    )
-    program = Program("up", *up_arguments(config), env=fake_vllm_env)
-    try:
-        program.wait_for("Serving ", 30)
-        url = url_of(program)
-        assert wait_status(url + "/ready", 200, 20)
+    with running_stack(tmp_path, fake_vllm_env, 2) as stack:
+        program = stack.program
         old = engine_pids(program)
-        with chatting(url) as outcomes:
+        with chatting(stack.url) as outcomes:
             assert wait_until(lambda: len(outcomes) > 20, 20)
-            done = subprocess.run(
-                [*R1_SERVE, "restart", "--config", str(config)],
-                env=os.environ | fake_vllm_env,
-                cwd=ROOT,
-                timeout=30,
-                check=True,
-                capture_output=True,
-                text=True,
-            )
+            done = stack.command("restart")
+            assert done.returncode == 0, done.stderr
             assert f"pid {program.process.pid}" in done.stdout
             program.wait_for("All engines are restarted.", 60)
             enough = len(outcomes) + 20
@@ -256,8 +241,6 @@ def test_a_rolling_restart_under_load_fails_no_request(
         assert len(engine_pids(program)) == 2
         assert not engine_pids(program) & old
         assert program.stop() == 0
-    finally:
-        program.close()
 
 
 def test_a_killed_launcher_leaves_no_engine(tmp_path: Path, fake_vllm_env: dict[str, str]) -> None:
@@ -316,3 +299,16 @@ def kill_the_launcher_and_look(program: Program, ready_s: float) -> None:
         assert wait_until(lambda: gone(processes), 25)
     finally:
         program.close()
+
+
+async def test_ray_that_is_not_installed_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How to install it, and no traceback."""
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "serve.fanout", raising=False)
+    settings = fake_settings(tmp_path)
+    engine = msgspec.structs.replace(settings.engine, backend="ray")
+    async with launched(msgspec.structs.replace(settings, engine=engine), FakeRouter()) as task:
+        with pytest.raises(SettingsError, match=r'needs Ray .*pip install "r1-serve\[ray\]"'):
+            await task

@@ -51,7 +51,7 @@ def url_of(stack: Program) -> str:
 def engines_of(stack: Program) -> list[psutil.Process]:
     """The vLLM servers, by the port that each was told."""
     children = psutil.Process(stack.process.pid).children(recursive=True)
-    servers = [p for p in children if not gone([p]) and "vllm.entrypoints" in _command(p)]
+    servers = [p for p in children if "vllm.entrypoints" in _command(p)]
     return [p for p in servers if p.parent() and p.parent() not in servers]
 
 
