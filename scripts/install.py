@@ -47,9 +47,11 @@ class Plan:
     lists: tuple[str, ...]
 
     @classmethod
-    def of(cls, profile: str, *, dev: bool) -> Plan:
+    def of(cls, profile: str, *, dev: bool, ray: bool = False) -> Plan:
         lists = ["build", *ENGINE_LISTS[profile]]
-        return cls(profile, tuple([*lists, "dev"] if dev else lists))
+        lists += ["ray"] if ray or dev else []
+        lists += ["dev"] if dev else []
+        return cls(profile, tuple(lists))
 
 
 @dataclass
@@ -238,7 +240,9 @@ def make_venv(venv: Path, reason: str | None) -> None:
         raise InstallError("Python's venv module failed; on Debian, install python3-venv.")
 
 
-def install(venv: Path, asked: str, *, dev: bool, env: Mapping[str, str] = os.environ) -> str:
+def install(
+    venv: Path, asked: str, *, dev: bool, ray: bool = False, env: Mapping[str, str] = os.environ
+) -> str:
     """Brings `venv` up to date for the profile `asked`; returns the profile that it now has.
 
     Raises `InstallError`. Interrupting it is safe: the next run goes on.
@@ -246,7 +250,7 @@ def install(venv: Path, asked: str, *, dev: bool, env: Mapping[str, str] = os.en
     stamp_path = venv / ".r1-serve.json"
     stamp = Stamp.read(stamp_path)
     made_for = f"Python {'.'.join(map(str, sys.version_info[:3]))} in {venv.resolve()}"
-    plan = Plan.of(choose_profile(asked, stamp, has_nvidia_gpu), dev=dev)
+    plan = Plan.of(choose_profile(asked, stamp, has_nvidia_gpu), dev=dev, ray=ray)
     reason = must_recreate(plan, stamp, made_for)
     wanted = hashes(plan, ROOT, env)
     if reason is None and not steps_left(wanted, stamp):
@@ -274,6 +278,7 @@ def main() -> int:
     profiles = ["auto", *ENGINE_LISTS]
     parser.add_argument("--profile", choices=profiles, default="auto", help="auto: what is here")
     parser.add_argument("--dev", action="store_true", help="also what tests and checks need")
+    parser.add_argument("--ray", action="store_true", help="also Ray, for several nodes and GPUs")
     parser.add_argument("--venv", type=Path, default=ROOT / ".venv")
     options = parser.parse_args()
     if sys.version_info < MIN_PYTHON:
@@ -281,7 +286,7 @@ def main() -> int:
         return 2
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends pip as Ctrl-C does
     try:
-        install(options.venv, options.profile, dev=options.dev)
+        install(options.venv, options.profile, dev=options.dev, ray=options.ray)
     except InstallError as exc:
         print(f"\n{exc}", file=sys.stderr)
         return 1

@@ -28,7 +28,7 @@ def read_settings(config: Path | None, machine: Machine | None) -> Settings:
         if machine is None:
             raise SettingsError(NO_VLLM)
         config = config_dir() / f"{machine.device}.toml"
-    return load_settings(config)
+    return load_settings(config, machine.device if machine else "gpu")
 
 
 def needed_machine() -> Machine:

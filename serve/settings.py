@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import msgspec
 from msgspec import Meta
@@ -21,6 +21,7 @@ Port = Annotated[int, Meta(ge=0, le=65535)]
 PositiveInt = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(ge=0)]
 Fraction = Annotated[float, Meta(gt=0, le=1)]
+Profile = Literal["cpu", "gpu"]
 
 
 class SettingsError(ValueError):
@@ -168,6 +169,8 @@ class AutoscaleSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    base: Literal["auto", "cpu", "gpu"] | None = None
+    """The shipped profile that a file changes, `auto`: that of the vLLM which is installed."""
     server: ServerSettings = ServerSettings()
     router: RouterSettings = RouterSettings()
     brownout: BrownoutSettings = BrownoutSettings()
@@ -176,19 +179,22 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ray: RaySettings = RaySettings()
 
 
-def load_settings(path: Path | None) -> Settings:
+def load_settings(path: Path | None, device: Profile = "gpu") -> Settings:
     """The settings in `path`, or the defaults. Relative paths in it are resolved beside the file.
+    `device` is what `base = "auto"` means here.
 
     Raises `SettingsError`.
     """
     if path is None:
         return Settings()
-    data = read_toml(path)
+    data = _read(path)
+    base = device if data.get("base") == "auto" else data.get("base")
+    if base in get_args(Profile):
+        data = _over(_read(config_dir() / f"{base}.toml"), data)
     try:
-        settings = convert(data, Settings)
+        return convert(data, Settings)
     except StrictError as exc:
         raise SettingsError(f"{path}: {exc}") from exc
-    return _resolve_paths(settings, path.parent)
 
 
 def read_toml(path: Path) -> dict[str, object]:
@@ -219,16 +225,31 @@ def config_dir() -> Path:
     return packaged if packaged.is_dir() else package.parent / "configs"
 
 
-def _resolve_paths(settings: Settings, base: Path) -> Settings:
-    server, router, engine = settings.server, settings.router, settings.engine
-    if server.keys_file is not None:
-        server = msgspec.structs.replace(server, keys_file=str(base / server.keys_file))
-    if router.presets is not None:
-        router = msgspec.structs.replace(router, presets=str(base / router.presets))
-    if router.engine_file is not None:
-        router = msgspec.structs.replace(router, engine_file=str(base / router.engine_file))
-    if engine.model.startswith("."):
-        engine = msgspec.structs.replace(engine, model=str((base / engine.model).resolve()))
-    if engine.log_dir is not None:
-        engine = msgspec.structs.replace(engine, log_dir=str(base / engine.log_dir))
-    return msgspec.structs.replace(settings, server=server, router=router, engine=engine)
+def _read(path: Path) -> dict[str, object]:
+    """What the file says, its relative paths resolved."""
+    data = read_toml(path)
+    for table, key in _PATHS:
+        values = data.get(table)
+        if isinstance(values, dict) and isinstance(value := values.get(key), str):
+            is_repository = key == "model" and not value.startswith(".")
+            values[key] = value if is_repository else os.path.abspath(path.parent / value)
+    return data
+
+
+_PATHS = (
+    ("server", "keys_file"),
+    ("router", "presets"),
+    ("router", "engine_file"),
+    ("engine", "model"),
+    ("engine", "log_dir"),
+)
+
+
+def _over(below: dict[str, object], data: dict[str, object]) -> dict[str, object]:
+    """Key by key, table by table."""
+    merged = below | data
+    for table, values in data.items():
+        under = below.get(table)
+        if isinstance(values, dict) and isinstance(under, dict):
+            merged[table] = under | values
+    return merged

@@ -89,12 +89,21 @@ def test_finished_lists_are_not_installed_again() -> None:
     """An interrupted install goes on where it was; a changed list is installed again."""
     plan = install.Plan.of("cpu", dev=True)
     wanted = install.hashes(plan, ROOT, {})
-    assert list(wanted) == ["build", "torch-cpu", "cpu", "dev", "project"]
+    assert list(wanted) == ["build", "torch-cpu", "cpu", "ray", "dev", "project"]
     assert install.steps_left(wanted, None) == list(wanted)
     done = {"build": wanted["build"], "torch-cpu": wanted["torch-cpu"], "cpu": "an older list"}
     stamp = install.Stamp("cpu", "here", done)
-    assert install.steps_left(wanted, stamp) == ["cpu", "dev", "project"]
+    assert install.steps_left(wanted, stamp) == ["cpu", "ray", "dev", "project"]
     assert install.steps_left(wanted, install.Stamp("cpu", "here", wanted)) == []
+
+
+def test_ray_comes_only_when_asked_for() -> None:
+    """The engine alone needs none; adding it later installs one list."""
+    plain = install.Plan.of("cpu", dev=False)
+    assert "ray" not in plain.lists
+    with_ray = install.hashes(install.Plan.of("cpu", dev=False, ray=True), ROOT, {})
+    stamp = install.Stamp("cpu", "here", install.hashes(plain, ROOT, {}))
+    assert install.steps_left(with_ray, stamp) == ["ray"]
 
 
 def test_another_source_of_vllm_counts_as_a_change() -> None:

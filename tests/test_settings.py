@@ -98,6 +98,24 @@ def test_relative_paths_are_meant_beside_the_file(tmp_path: Path) -> None:
     assert load(tmp_path, '[engine]\nmodel = "org/name"\n').engine.model == "org/name"
 
 
+def test_a_file_may_change_a_shipped_profile_only_a_little(tmp_path: Path) -> None:
+    """Key by key; `auto` is the profile of the vLLM that is installed; paths stay those of the file
+    that they are in."""
+    path = tmp_path / "t.toml"
+    path.write_text('base = "auto"\n[engine]\nmax_num_seqs = 7\nlog_dir = "logs"\n')
+    for device in ("cpu", "gpu"):
+        shipped = load_settings(config_dir() / f"{device}.toml")
+        changes = {"max_num_seqs": 7, "log_dir": str(tmp_path / "logs")}
+        expected = msgspec.structs.replace(
+            shipped, base="auto", engine=msgspec.structs.replace(shipped.engine, **changes)
+        )
+        assert load_settings(path, device) == expected
+    with pytest.raises(SettingsError, match=r"t\.toml: `base`: .*'tpu'"):
+        load(tmp_path, 'base = "tpu"\n')
+    with pytest.raises(SettingsError, match=r"t\.toml: `engine`: expected `object`"):
+        load(tmp_path, 'base = "cpu"\nengine = 1\n')
+
+
 def test_no_file_means_the_defaults() -> None:
     """Every setting has a default."""
     assert load_settings(None) == Settings()
