@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import functools
 import logging
+import socket
 import time
 from collections.abc import Iterator
 from typing import Any, cast
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 
 LOOK_INTERVAL_S = 0.5
 LOOK_TIMEOUT_S = 10.0
+CONNECT_TIMEOUT_S = 10.0
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -275,15 +277,34 @@ def joined(settings: RaySettings, address: str, node_ip: str | None) -> Iterator
     """Connected to the cluster at `address` until left. `node_ip`: this machine's in it, where Ray
     can't tell. Raises `EngineStartError`."""
     logging.getLogger("ray").setLevel(logging.WARNING)
+    _check_reachable(address)
     options = {} if node_ip is None else {"_node_ip_address": node_ip}
     try:
         ray.init(
             address, namespace="r1-serve", log_to_driver=False, configure_logging=False, **options
         )
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as exc:
-        remedy = "Start one with `ray start --head`, or leave `ray.address` out to have our own."
-        raise EngineStartError(Fault(f"No Ray cluster at `{address}`: {exc}", remedy)) from exc
+        raise _not_there(address, exc) from exc
     try:
         yield Cluster(settings)
     finally:
         ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself would try for many minutes."""
+    host, found, port = address.rpartition(":")
+    deadline = time.monotonic() + CONNECT_TIMEOUT_S
+    while found:
+        try:
+            socket.create_connection((host, int(port)), CONNECT_TIMEOUT_S).close()
+            return
+        except (OSError, ValueError) as exc:
+            if time.monotonic() > deadline:
+                raise _not_there(address, exc) from exc
+            time.sleep(LOOK_INTERVAL_S)
+
+
+def _not_there(address: str, why: Exception) -> EngineStartError:
+    remedy = "Start one with `ray start --head`, or leave `ray.address` out to have our own."
+    return EngineStartError(Fault(f"No Ray cluster at `{address}`: {why}", remedy))

@@ -7,6 +7,7 @@ command line overrides a few of these (`serve/cli.py`); the environment carries 
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Literal, get_args
@@ -146,6 +147,10 @@ class RaySettings(msgspec.Struct, frozen=True, kw_only=True):
     num_gpus_per_replica: Annotated[float, Meta(ge=0)] | None = None
     """A part of 1 puts several engines on one card. None: `engine.tensor_parallel_size` where the
     cluster has GPUs."""
+
+    def __post_init__(self) -> None:
+        if self.address not in (None, "auto") and not re.fullmatch(r"[^/]+:\d+", self.address):
+            raise ValueError(f'`address` must be "auto" or "host:port", got "{self.address}"')
 
 
 class AutoscaleSettings(msgspec.Struct, frozen=True, kw_only=True):

@@ -54,6 +54,7 @@ class Program:
             text=True,
             cwd=ROOT,
             env=os.environ | (env or {}),
+            process_group=0,
         )
         self.lines: list[str] = []
         self._new: queue.Queue[str | None] = queue.Queue()
@@ -87,8 +88,9 @@ class Program:
         return "\n".join(self.lines)
 
     def stop(self, number: int = signal.SIGTERM, timeout_s: float = 60) -> int:
-        """Signals and returns the exit status."""
-        self.process.send_signal(number)
+        """Signals the group, as a terminal or a service manager does, and returns the exit
+        status."""
+        os.killpg(self.process.pid, number)
         status = self.process.wait(timeout_s)
         self.close()
         return status

@@ -102,7 +102,7 @@ class Stack:
             [*R1_SERVE, *arguments, "--config", str(self._config)],
             env=os.environ | self._env,
             cwd=ROOT,
-            timeout=60,
+            timeout=120,
             check=False,
             capture_output=True,
             text=True,
@@ -110,18 +110,21 @@ class Stack:
 
 
 @contextlib.contextmanager
-def running_stack(tmp_path: Path, env: dict[str, str], num_replicas: int) -> Iterator[Stack]:
-    """Ready; `env` is where it finds the stand-ins."""
+def running_stack(
+    tmp_path: Path, env: dict[str, str], num_replicas: int, more: str = ""
+) -> Iterator[Stack]:
+    """Ready; `env` is where it finds the stand-ins, `more` what else the settings say, first of
+    the engines."""
     (tmp_path / "config.json").touch()
     config = tmp_path / "t.toml"
     config.write_text(
         '[server]\nworkers = 2\n[router]\nbalancing = "least_loaded"\n'
         f'[engine]\nmodel = "{tmp_path}"\nserved_name = "m"\n'
-        f'port = 0\nnum_replicas = {num_replicas}\nlog_dir = "logs"\n'
+        f'port = 0\nnum_replicas = {num_replicas}\nlog_dir = "logs"\n{more}'
     )
     program = Program("up", *up_arguments(config), env=env)
     try:
-        program.wait_for("Serving ", 30)
+        program.wait_for("Serving ", 60)
         stack = Stack(program, config, env)
         assert wait_status(stack.url + "/ready", 200, 20)
         yield stack
@@ -158,6 +161,11 @@ def chatting(url: str, num_clients: int = 6) -> Iterator[list[str]]:
         stop.set()
         for thread in threads:
             thread.join()
+
+
+def num_served(url: str) -> int:
+    """Requests that the engine has had."""
+    return int(httpx.get(url + "/stand_in/state").json()["num_requests"])
 
 
 def up_arguments(config: Path, port: int = 0) -> list[str]:

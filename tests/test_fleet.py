@@ -27,6 +27,7 @@ from tests.stack import (
     engine_pids,
     fake_settings,
     launched,
+    num_served,
     running_stack,
     wait_until,
 )
@@ -68,11 +69,6 @@ def test_scaling_under_load_fails_no_request(tmp_path: Path, fake_vllm_env: dict
         gone = stack.command("status")
         assert (gone.returncode, gone.stdout) == (1, "")
         assert "no running `r1-serve up`" in gone.stderr
-
-
-def num_served(url: str) -> int:
-    """Requests that the engine has had."""
-    return int(httpx.get(url + "/stand_in/state").json()["num_requests"])
 
 
 async def test_an_engine_that_cannot_start_leaves_the_others(tmp_path: Path) -> None:

@@ -67,6 +67,7 @@ def test_gpu_profile_serves_the_15b_with_its_full_budget() -> None:
         ("[engine]\ngpu_memory_utilization = 1.5\n", "`engine.gpu_memory_utilization`"),
         ("[router]\nreasoning_fields = []\n", "`router.reasoning_fields`"),
         ("[brownout]\nstart = 1.5\n", "`brownout`: `start` must be below `full`, got 1.5 and 1.2"),
+        ("[ray]\naddress = 'ray://h:1'\n", '`address` must be "auto" or "host:port"'),
         ("[server\n", "not valid TOML"),
     ],
 )

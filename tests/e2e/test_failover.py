@@ -17,7 +17,6 @@ import psutil
 import pytest
 
 from demo_model.problems import held_out_problems
-from serve.settings import config_dir
 from serve.tokenizer import num_whole
 from tests.conftest import ENGINE_READY_S, Program, RunningEngine
 from tests.support import eventually, gone, running_router
@@ -30,11 +29,8 @@ NUM_STREAMS = 32
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
     """Two engines and the router on free ports; `stack.url` is the router's."""
-    cpu = config_dir() / "cpu.toml"
-    weights = cpu.parent.parent / "demo_model" / "weights"
     config = tmp_path_factory.mktemp("stack") / "two.toml"
-    text = cpu.read_text().replace("../demo_model/weights", str(weights))
-    config.write_text(text.replace("\n[engine]\n", "\n[engine]\nport = 0\nnum_replicas = 2\n"))
+    config.write_text('base = "cpu"\n[engine]\nport = 0\nnum_replicas = 2\n')
     program = Program("up", "--config", str(config), "--port", "0")
     try:
         program.wait_for("Serving r1-demo at ", ENGINE_READY_S)

@@ -19,6 +19,7 @@ CORE = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time
 
 def main() -> None:
     parser = argparse.ArgumentParser()
+    parser.add_argument("--host")
     parser.add_argument("--port")
     parser.add_argument("--served-model-name")
     options, _ = parser.parse_known_args()
@@ -50,7 +51,8 @@ def serve(behaviour: str, options: argparse.Namespace) -> None:
     from benchmarks import stand_in
 
     print("(APIServer pid=1) INFO 11-22 14:49:25 [entry.py:140] Starting vLLM server on http://x")
-    stand_in.main(["--port", options.port, "--model", options.served_model_name, "--step-ms", "1"])
+    where = ["--host", options.host, "--port", options.port]
+    stand_in.main([*where, "--model", options.served_model_name, "--step-ms", "1"])
 
 
 if __name__ == "__main__":
