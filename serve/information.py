@@ -1,10 +1,13 @@
-"""The routes that tell of the router itself: alive, ready, metrics, models, presets."""
+"""The routes that tell of the router itself: alive, ready, metrics, replicas, models, presets."""
 
 from __future__ import annotations
+
+import time
 
 import msgspec
 from fastapi import FastAPI, Response
 
+from serve.replica import Replica
 from serve.state import Router
 
 
@@ -27,6 +30,12 @@ def add_information_routes(app: FastAPI, router: Router) -> None:
         return Response(
             router.telemetry.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8"
         )
+
+    @app.get("/replicas")
+    async def replicas() -> dict[str, object]:
+        """Every engine as this process of the router sees it, those that leave at the end."""
+        both = (*router.replicas.replicas, *router.replicas.leaving)
+        return {"object": "list", "data": [_seen(replica) for replica in both]}
 
     @app.get("/v1/models")
     async def models() -> dict[str, object]:
@@ -69,3 +78,21 @@ def add_information_routes(app: FastAPI, router: Router) -> None:
                 for name, preset in book.presets.items()
             ],
         }
+
+
+def _seen(replica: Replica) -> dict[str, object]:
+    info = replica.info
+    load = replica.engine_load if info else None
+    return {
+        "url": replica.url,
+        "object": "replica",
+        "ready": replica.ready,
+        "state": replica.health.state(time.monotonic()).value,
+        "model": info and info.model,
+        "in_flight": replica.num_in_flight,
+        "running": load and load.num_running,
+        "waiting": load and load.num_waiting,
+        "kv_cache_usage": load and load.kv_cache_usage,
+        "ejections": replica.num_ejections,
+        "last_error": replica.last_error or None,
+    }

@@ -500,3 +500,41 @@ async def test_a_port_where_nobody_listens_is_just_not_ready() -> None:
             await eventually(lambda: "no connection" in replicas.replicas[0].last_error)
             with pytest.raises(NotReady, match="no connection"):
                 await open_one(replicas)
+
+
+async def test_replicas_are_told(tmp_path: Path) -> None:
+    """`GET /replicas`: what runs where, and why one is out."""
+    nobody = "http://127.0.0.1:9"
+    stuck = Options(step_ms=0, prefill_ms=0, think_tokens=50, fault=Fault("stall", after=2))
+    async with (
+        StandInEngine(stuck) as engine,
+        running_router(engine.url, nobody, wait_ready=False) as router,
+    ):
+        await eventually(lambda: len(router.router.replicas.ready) == 1)
+        call = asyncio.create_task(router.chat())
+
+        async def told() -> list[dict[str, Any]]:
+            return list((await router.http.get("/replicas")).json()["data"])
+
+        async def runs() -> bool:
+            first, _ = await told()
+            return first["running"] == 1
+
+        await eventually(runs)
+        first, second = await told()
+        assert first.pop("kv_cache_usage") >= 0
+        assert first == {
+            "url": engine.url,
+            "object": "replica",
+            "ready": True,
+            "state": "ready",
+            "model": "stand-in",
+            "in_flight": 1,
+            "running": 1,
+            "waiting": 0,
+            "ejections": {},
+            "last_error": None,
+        }
+        assert (second["ready"], second["state"], second["running"]) == (False, "unknown", None)
+        assert nobody in second["last_error"]
+        call.cancel()

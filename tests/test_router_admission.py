@@ -73,6 +73,7 @@ async def metric(router: RunningRouter, line: str) -> bool:
         ("POST", "/v1/completions"),
         ("POST", "/v1/responses"),
         ("POST", "/tokenize"),
+        ("GET", "/replicas"),
         ("GET", "/v1/models"),
         ("GET", "/v1/presets"),
         ("GET", "/not/there"),
