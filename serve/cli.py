@@ -19,6 +19,7 @@ import typer
 import uvloop
 
 from serve import __version__
+from serve.batch_command import batch
 from serve.commands import (
     ConfigOption,
     clear_errors,
@@ -42,8 +43,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(key_app, name="key")
-for fleet_command in (restart, scale, status):
-    app.command()(fleet_command)
+for command in (restart, scale, status, batch):
+    app.command()(command)
 
 HostOption = Annotated[str | None, typer.Option("--host", help="Address the router listens on.")]
 WorkersOption = Annotated[
