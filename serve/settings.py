@@ -25,6 +25,10 @@ Fraction = Annotated[float, Meta(gt=0, le=1)]
 Profile = Literal["cpu", "gpu"]
 
 
+VLLM_GPU_MEMORY_UTILIZATION = 0.92
+"""vLLM 0.32's default."""
+
+
 class SettingsError(ValueError):
     """A settings file can't be used; the message says where and how to mend it."""
 
@@ -182,6 +186,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     engine: EngineSettings = EngineSettings()
     autoscale: AutoscaleSettings = AutoscaleSettings()
     ray: RaySettings = RaySettings()
+
+    def __post_init__(self) -> None:
+        num_gpus = self.ray.num_gpus_per_replica
+        if not num_gpus:
+            return
+        if num_gpus < self.engine.tensor_parallel_size > 1:
+            raise ValueError(
+                f"`ray.num_gpus_per_replica` = {num_gpus:g} is less than "
+                f"`engine.tensor_parallel_size` = {self.engine.tensor_parallel_size}"
+            )
+        if num_gpus < (part := self.engine.gpu_memory_utilization or VLLM_GPU_MEMORY_UTILIZATION):
+            raise ValueError(
+                f"`engine.gpu_memory_utilization` = {part:g} is more of a card than "
+                f"`ray.num_gpus_per_replica` = {num_gpus:g} gives an engine"
+            )
 
 
 def load_settings(path: Path | None, device: Profile = "gpu") -> Settings:

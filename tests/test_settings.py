@@ -68,6 +68,15 @@ def test_gpu_profile_serves_the_15b_with_its_full_budget() -> None:
         ("[router]\nreasoning_fields = []\n", "`router.reasoning_fields`"),
         ("[brownout]\nstart = 1.5\n", "`brownout`: `start` must be below `full`, got 1.5 and 1.2"),
         ("[ray]\naddress = 'ray://h:1'\n", '`address` must be "auto" or "host:port"'),
+        (
+            "[ray]\nnum_gpus_per_replica = 0.5\n",
+            "`engine.gpu_memory_utilization` = 0.92 is more of a card than "
+            "`ray.num_gpus_per_replica` = 0.5 gives",
+        ),
+        (
+            "[ray]\nnum_gpus_per_replica = 1\n[engine]\ntensor_parallel_size = 2\n",
+            "`ray.num_gpus_per_replica` = 1 is less than `engine.tensor_parallel_size` = 2",
+        ),
         ("[server\n", "not valid TOML"),
     ],
 )
