@@ -22,15 +22,19 @@ import json
 import random
 import re
 import resource
+import subprocess
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import cast
+from typing import TypeVar, cast
 from urllib.parse import urlsplit
 
 import httptools
 
 from benchmarks.stats import percentile
+
+T = TypeVar("T")
 
 TEXT = re.compile(rb'"(?:reasoning|reasoning_content|content|text)": ?"[^"]')
 _PROMPT = "Add 4821 and 2394 column by column and say what you carry."
@@ -205,6 +209,32 @@ async def run(load: Load) -> dict[str, float]:
         values = getattr(seen, name + "_s")
         figures |= {f"{name}_p{p}_ms": 1000 * percentile(values, p) for p in (50, 99)}
     return figures
+
+
+def run_apart(load: Load, look: Callable[[], T]) -> tuple[dict[str, float], T, T]:
+    """Puts the load on from a process of its own; its figures, and what `look` gave at the
+    beginning and at the end of the measured window."""
+    argv = [sys.executable, "-m", "benchmarks.load"]
+    for name, value in asdict(load).items():
+        flag = name.replace("_", "-")
+        argv += (
+            [f"--{'' if value else 'no-'}{flag}"]
+            if isinstance(value, bool)
+            else [f"--{flag}", str(value)]
+        )
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            lines = iter(process.stdout or ())
+            looks = []
+            for mark in ("begin", "end"):
+                if next(lines, "").strip() != mark:
+                    raise RuntimeError("the load generator failed; see its message above")
+                looks.append(look())
+            figures: dict[str, float] = json.loads(next(lines))
+        except BaseException:
+            process.kill()
+            raise
+    return figures, looks[0], looks[1]
 
 
 def main(argv: Sequence[str] | None = None) -> None:

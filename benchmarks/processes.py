@@ -84,7 +84,7 @@ class Child:
         lines = self.log.read_text(errors="replace").strip().splitlines()
         return " | ".join(lines[-3:])[-500:]
 
-    def _tree(self) -> list[psutil.Process]:
+    def tree(self) -> list[psutil.Process]:
         try:
             root = psutil.Process(self.pid)
             return [root, *root.children(recursive=True)]
@@ -94,7 +94,7 @@ class Child:
     def usage(self) -> Usage:
         """Now; ended children count through their parent's own accounting."""
         cpu_s, rss_bytes = 0.0, 0
-        for process in self._tree():
+        for process in self.tree():
             with contextlib.suppress(psutil.NoSuchProcess):
                 times = process.cpu_times()
                 cpu_s += times.user + times.system + times.children_user + times.children_system
@@ -103,7 +103,7 @@ class Child:
 
     def stop(self, grace_s: float = 3.0) -> None:
         """SIGTERM to the process, SIGKILL to what is left of its tree after `grace_s`."""
-        tree = self._tree()
+        tree = self.tree()
         with contextlib.suppress(psutil.NoSuchProcess):
             if tree:
                 tree[0].terminate()

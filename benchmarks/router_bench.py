@@ -34,18 +34,17 @@ import os
 import platform
 import re
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.load import Load
+from benchmarks.load import Load, run_apart
 from benchmarks.peers import CONTENDERS, ROOT, Contender, InstallError, Launch, install
 from benchmarks.processes import Child, NotReadyError, Usage, free_port
 from benchmarks.stats import median_of, paired_difference, paired_ratio, table
@@ -184,29 +183,10 @@ class Bench:
         self, running: Running, load: Load, warm_up_s: float, measure_s: float
     ) -> tuple[dict[str, float], float, float, float]:
         """Runs the load; its figures, and CPU of router and engine and tokens between its marks."""
-        values = asdict(load) | {"warm_up_s": warm_up_s, "measure_s": measure_s}
-        argv = [sys.executable, "-m", "benchmarks.load"]
-        for name, value in values.items():
-            flag = name.replace("_", "-")
-            argv += (
-                [f"--{'' if value else 'no-'}{flag}"]
-                if isinstance(value, bool)
-                else [f"--{flag}", str(value)]
-            )
-        with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
-            try:
-                lines = iter(process.stdout or ())
-                marks = []
-                for mark in ("begin", "end"):
-                    if next(lines, "").strip() != mark:
-                        raise RuntimeError("the load generator failed; see its message above")
-                    now = running.usage().cpu_s, self.engine.usage().cpu_s, self._tokens()
-                    marks.append(now)
-                figures: dict[str, float] = json.loads(next(lines))
-            except BaseException:
-                process.kill()
-                raise
-        begin, end = marks
+        figures, begin, end = run_apart(
+            replace(load, warm_up_s=warm_up_s, measure_s=measure_s),
+            lambda: (running.usage().cpu_s, self.engine.usage().cpu_s, self._tokens()),
+        )
         return figures, end[0] - begin[0], end[1] - begin[1], end[2] - begin[2]
 
     def _metric(self, pattern: re.Pattern[bytes]) -> float:

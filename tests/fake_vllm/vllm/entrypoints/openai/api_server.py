@@ -3,7 +3,8 @@
 It imitates what the launcher relies on: it logs its phases, starts a core process in its own
 process group that outlives a killed server, answers as `benchmarks.stand_in` does, and ends its
 core and itself on SIGTERM. `FAKE_VLLM` makes it misbehave: `die` prints the file `FAKE_VLLM_LOG`
-and fails, `silent` never opens its port, `stubborn` ignores SIGTERM.
+and fails, `silent` never opens its port, `stubborn` ignores SIGTERM. `FAKE_VLLM_OPTIONS` are the
+stand-in's.
 """
 
 import argparse
@@ -52,7 +53,8 @@ def serve(behaviour: str, options: argparse.Namespace) -> None:
 
     print("(APIServer pid=1) INFO 11-22 14:49:25 [entry.py:140] Starting vLLM server on http://x")
     where = ["--host", options.host, "--port", options.port]
-    stand_in.main([*where, "--model", options.served_model_name, "--step-ms", "1"])
+    more = os.environ.get("FAKE_VLLM_OPTIONS", "--step-ms 1").split()
+    stand_in.main([*where, "--model", options.served_model_name, *more])
 
 
 if __name__ == "__main__":
