@@ -201,7 +201,7 @@ class RayKeeper:
             await asyncio.sleep(LOOK_INTERVAL_S)
             return
         report = msgspec.convert(told, Report)
-        if report.url != self.url != "":
+        if "" not in (report.url, self.url) and report.url != self.url:
             log.warning("engine %d is at %s now, on %s", self.index, report.url, report.place)
         self._report, self._reached = report, True
 

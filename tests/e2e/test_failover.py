@@ -10,6 +10,7 @@ import re
 import signal
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -29,8 +30,13 @@ NUM_STREAMS = 32
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
     """Two engines and the router on free ports; `stack.url` is the router's."""
-    config = tmp_path_factory.mktemp("stack") / "two.toml"
-    config.write_text('base = "cpu"\n[engine]\nport = 0\nnum_replicas = 2\n')
+    yield from two_engines(tmp_path_factory.mktemp("stack"))
+
+
+def two_engines(directory: Path, more: str = "") -> Iterator[Program]:
+    """Ready; `more` is what else the settings say of engines."""
+    config = directory / "two.toml"
+    config.write_text(f'base = "cpu"\n[engine]\nport = 0\nnum_replicas = 2\n{more}')
     program = Program("up", "--config", str(config), "--port", "0")
     try:
         program.wait_for("Serving r1-demo at ", ENGINE_READY_S)
@@ -101,7 +107,7 @@ async def solve_all(
     return await asyncio.gather(*map(solve, questions))
 
 
-async def kill_the_busier(http: httpx.AsyncClient, stack: Program) -> None:
+async def the_busier(http: httpx.AsyncClient, stack: Program) -> psutil.Process:
     """On a busy machine an engine may be done before the other has begun."""
     metrics = (await http.get("/metrics")).text
     in_flight = re.findall(
@@ -109,7 +115,11 @@ async def kill_the_busier(http: httpx.AsyncClient, stack: Program) -> None:
     )
     port, _ = max(in_flight, key=lambda it: float(it[1]))
     (server,) = [it for it in engines_of(stack) if port in it.cmdline()]
-    server.kill()
+    return server
+
+
+async def kill_the_busier(http: httpx.AsyncClient, stack: Program) -> None:
+    (await the_busier(http, stack)).kill()
 
 
 async def both_ready(http: httpx.AsyncClient) -> None:
@@ -119,44 +129,51 @@ async def both_ready(http: httpx.AsyncClient) -> None:
         await asyncio.sleep(0.2)
 
 
-async def test_a_killed_engine_costs_no_stream(stack: Program) -> None:
-    """64 streams on two engines, one `kill -9`ed: 64 complete, with the text of an undisturbed run
-    and no token more or less, and the engine comes back and gets work again."""
+async def a_kill_costs_no_stream(
+    http: httpx.AsyncClient, stack: Program, kill: Callable[[], Awaitable[None]]
+) -> None:
+    """64 streams on two engines, one killed: 64 complete, with the text of an undisturbed run and
+    no token more or less, and the engine comes back and gets work again."""
     questions = [p.question for p in held_out_problems("addition", NUM_STREAMS, seed=20261123)]
+    await both_ready(http)
+    calm = await solve_all(http, questions)
+    # Half of them end when the model does, as the calm ones did. It talks on in the others,
+    # nonsense that differs from batch to batch: so the engine has work when it is killed.
+    stormy, longer = await asyncio.gather(
+        solve_all(http, questions, when_all_began=kill),
+        solve_all(http, questions, ignore_eos=True, max_tokens=400),
+    )
+    for before, after in zip(calm, stormy, strict=True):
+        assert after["finish"] == ["stop"]
+        assert after["done"]
+        for field in ("reasoning", "content"):
+            assert after[field] == before[field]
+        for count in ("prompt_tokens", "completion_tokens", "completion_tokens_details"):
+            assert after["usage"][count] == before["usage"][count]
+    for before, after in zip(calm, longer, strict=True):
+        assert after["finish"] == ["length"]
+        assert after["done"]
+        assert after["reasoning"] == before["reasoning"]
+        assert after["content"].startswith(before["content"])
+        assert after["usage"]["completion_tokens"] == 400
+    moved = [said for said in (*stormy, *longer) if said["r1"]]
+    assert moved, f"no stream was on the engine that was killed:\n{stack.log()}"
+    assert all(said["r1"] == {"failovers": 1} for said in moved)
+    await both_ready(http)
+    again = await solve_all(http, questions)
+    assert [said["content"] for said in again] == [said["content"] for said in calm]
+    for server in engines_of(stack):
+        port = server.cmdline()[server.cmdline().index("--port") + 1]
+        host = server.cmdline()[server.cmdline().index("--host") + 1]
+        metrics = (await http.get(f"http://{host}:{port}/metrics")).text
+        requests = re.findall(r'request_success_total{.*"stop".*} (\S+)', metrics)
+        assert sum(map(float, requests)) >= NUM_STREAMS / 4, "an engine got no work"
+
+
+async def test_a_killed_engine_costs_no_stream(stack: Program) -> None:
+    """`kill -9`."""
     async with httpx.AsyncClient(base_url=url_of(stack), timeout=120) as http:
-        await both_ready(http)
-        calm = await solve_all(http, questions)
-        # Half of them end when the model does, as the calm ones did. It talks on in the others,
-        # nonsense that differs from batch to batch: so the engine has work when it is killed.
-        kill = functools.partial(kill_the_busier, http, stack)
-        stormy, longer = await asyncio.gather(
-            solve_all(http, questions, when_all_began=kill),
-            solve_all(http, questions, ignore_eos=True, max_tokens=400),
-        )
-        for before, after in zip(calm, stormy, strict=True):
-            assert after["finish"] == ["stop"]
-            assert after["done"]
-            for field in ("reasoning", "content"):
-                assert after[field] == before[field]
-            for count in ("prompt_tokens", "completion_tokens", "completion_tokens_details"):
-                assert after["usage"][count] == before["usage"][count]
-        for before, after in zip(calm, longer, strict=True):
-            assert after["finish"] == ["length"]
-            assert after["done"]
-            assert after["reasoning"] == before["reasoning"]
-            assert after["content"].startswith(before["content"])
-            assert after["usage"]["completion_tokens"] == 400
-        moved = [said for said in (*stormy, *longer) if said["r1"]]
-        assert moved, f"no stream was on the engine that was killed:\n{stack.log()}"
-        assert all(said["r1"] == {"failovers": 1} for said in moved)
-        await both_ready(http)
-        again = await solve_all(http, questions)
-        assert [said["content"] for said in again] == [said["content"] for said in calm]
-        for server in engines_of(stack):
-            port = server.cmdline()[server.cmdline().index("--port") + 1]
-            metrics = (await http.get(f"http://127.0.0.1:{port}/metrics")).text
-            requests = re.findall(r'request_success_total{.*"stop".*} (\S+)', metrics)
-            assert sum(map(float, requests)) >= NUM_STREAMS / 4, "an engine got no work"
+        await a_kill_costs_no_stream(http, stack, functools.partial(kill_the_busier, http, stack))
 
 
 async def test_a_reply_goes_on_from_its_last_whole_character(engine: RunningEngine) -> None:
