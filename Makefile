@@ -62,8 +62,13 @@ format:  ## mend what ruff can mend
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+.PHONY: k8s-check
+k8s-check:  ## the Kubernetes manifests against the settings and what is pinned
+	$(install) --profile router --dev
+	@exec $(BIN)/python -m pytest tests/test_k8s.py $(ARGS)
+
 .PHONY: bench
-bench: bench-router bench-balancing bench-overload bench-thinking  ## every benchmark there is
+bench: bench-router bench-balancing bench-overload bench-thinking bench-ray  ## every benchmark there is
 
 .PHONY: bench-router
 bench-router:  ## the router's own cost, beside other routers, over a stand-in engine
@@ -84,6 +89,11 @@ bench-overload:  ## real vLLM behind the router and bare, at up to 3 x capacity
 bench-thinking:  ## what votes, recovery of cut-off thinking and the loop breaker gain
 	$(install) --profile $(PROFILE) --dev
 	@exec $(BIN)/python -m benchmarks.thinking $(ARGS)
+
+.PHONY: bench-ray
+bench-ray:  ## engines on Ray, as child processes, and what Ray Serve would cost
+	$(install) --profile router --dev
+	@exec $(BIN)/python -m benchmarks.ray_bench $(ARGS)
 
 .PHONY: demo-model
 demo-model:  ## train the demo model again (demo_model/)

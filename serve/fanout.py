@@ -274,7 +274,8 @@ class Cluster:
         """As `fleet.MakeKeeper`; what is installed is asked on the engine's node."""
         num_gpus = self._settings.num_gpus_per_replica
         if num_gpus is None:
-            num_gpus = engine.tensor_parallel_size if "GPU" in ray.cluster_resources() else 0
+            on_gpu = machine.device == "gpu" if machine else "GPU" in ray.cluster_resources()
+            num_gpus = engine.tensor_parallel_size if on_gpu else 0
         resources = {"CPU": self._settings.num_cpus_per_replica}
         if num_gpus:
             resources["GPU"] = num_gpus

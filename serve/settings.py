@@ -150,7 +150,7 @@ class RaySettings(msgspec.Struct, frozen=True, kw_only=True):
     num_cpus_per_replica: Annotated[float, Meta(gt=0)] = 1.0
     num_gpus_per_replica: Annotated[float, Meta(ge=0)] | None = None
     """A part of 1 puts several engines on one card. None: `engine.tensor_parallel_size` where the
-    cluster has GPUs."""
+    vLLM here is the one for GPUs, or, with none here, where the cluster has GPUs."""
 
     def __post_init__(self) -> None:
         if self.address not in (None, "auto") and not re.fullmatch(r"[^/]+:\d+", self.address):
