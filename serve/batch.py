@@ -17,7 +17,7 @@ from serve.batch_files import Answer, BadRequest, Failure, Job, Line, Response, 
 from serve.connection import ConnectFailed
 from serve.errors import UpstreamError
 from serve.supervise import end
-from serve.upstream import EngineClient
+from serve.upstream import EngineClient, message_in
 from serve.wire import UNREADABLE
 
 MAX_TRIES = 5
@@ -64,7 +64,8 @@ class Endpoint:
         request_id = reply.headers.get("x-request-id", "")
         response = Response(reply.status, request_id, _on_one_line(text))
         if reply.status in UNAUTHORIZED:
-            raise EndpointError(f"{self.url} wants another key in R1_API_KEY: {text.decode()}")
+            why = message_in(text) or f"status {reply.status}"
+            raise EndpointError(f"{self.url} wants a key in R1_API_KEY that is good: {why}")
         return response, _retry_after_s(reply.headers)
 
     async def sweep(self) -> None:

@@ -221,7 +221,9 @@ class RayKeeper:
                     self._spawn()
                 while True:
                     await self._look()
-            except RayActorError as exc:
+                    if self._report and self._report.fault and not self._report.url:
+                        raise EngineStartError(Fault(self._report.fault))
+            except (RayActorError, EngineStartError) as exc:
                 delay_s = backoff.delay_s(time.monotonic() - began_at)
                 log.error("engine %d: %s A new actor in %.0f s.", self.index, exc, delay_s)
                 self._remove()

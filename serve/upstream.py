@@ -74,12 +74,17 @@ def retry_reason(error: ServeError) -> str | None:
     return None
 
 
+def message_in(body: bytes) -> str | None:
+    """What an error reply says; None where it isn't in OpenAI's form."""
+    try:
+        return msgspec.json.decode(body, type=_Refusal).error.message
+    except UNREADABLE:
+        return None
+
+
 def refusal(status: int, body: bytes) -> ServeError:
     """An engine's error reply as ours: its 4xx are the request's fault, all else its own."""
-    try:
-        message = msgspec.json.decode(body, type=_Refusal).error.message
-    except UNREADABLE:
-        message = f"status {status}"
+    message = message_in(body) or f"status {status}"
     if status == 503:
         return NotReady(f"the engine can't take the request now: {message}", retry_after_s=1.0)
     if status in (400, 404, 413, 422):

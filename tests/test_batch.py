@@ -14,6 +14,9 @@ from benchmarks.stand_in import Fault, Options, StandInEngine
 from serve.batch import Batch, Endpoint, EndpointError
 from serve.batch_files import opened
 from serve.engine_process import free_port
+from serve.key_commands import add_key
+from serve.keys import Key, new_key
+from serve.settings import ServerSettings
 from tests.support import eventually, running_router
 
 QUICK = {"step_ms": 0.2, "prefill_ms": 0, "think_tokens": 3, "answer_tokens": 3}
@@ -115,6 +118,31 @@ async def test_a_job_for_nothing_ends_at_once(tmp_path: Path) -> None:
     with pytest.raises(EndpointError, match=r"nothing answers at .* start it with `r1-serve up`"):
         await run(tmp_path, f"http://127.0.0.1:{free_port('127.0.0.1')}", [chat()])
     assert (tmp_path / "out.jsonl").read_text() == ""
+
+
+async def test_the_key_is_the_endpoints(tmp_path: Path) -> None:
+    """A good one is sent; a wrong one ends the job before anything is answered."""
+    good, key_id, digest = new_key()
+    keys_file = tmp_path / "keys.toml"
+    keys_file.touch()
+    add_key(keys_file, "bulk", Key(id=key_id, hash=digest, created="2026-11-26"))
+    server = ServerSettings(port=0, keys_file=str(keys_file))
+    async with (
+        StandInEngine(Options(**QUICK)) as engine,
+        running_router(engine.url, server=server) as router,
+    ):
+        for wrong in (None, "r1-0123456789ab-secret"):
+            with pytest.raises(EndpointError, match="wants a key in R1_API_KEY that is good: "):
+                await run(tmp_path, router.url, [chat()], wrong)
+        assert (await run(tmp_path, router.url, [chat()], good))["0"]["error"] is None
+
+
+async def test_an_answer_is_one_line(tmp_path: Path) -> None:
+    """However the endpoint writes its JSON; what isn't JSON is told as text."""
+    pages = Options(**QUICK, fault=Fault("content_type", times=1))
+    async with StandInEngine(pages) as engine:
+        answer = (await run(tmp_path, engine.url, [chat(model="stand-in")]))["0"]
+    assert "<html" in answer["response"]["body"]
 
 
 async def test_interactive_requests_come_first(tmp_path: Path) -> None:
