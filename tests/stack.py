@@ -84,7 +84,15 @@ async def launched(
 
 def engine_pids(program: Program) -> set[int]:
     found = psutil.Process(program.process.pid).children()
-    return {process.pid for process in found if "--port" in process.cmdline()}
+    return {process.pid for process in found if "--port" in command_of(process)}
+
+
+def command_of(process: psutil.Process) -> str:
+    """Empty where it is gone."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return ""
 
 
 class Stack:

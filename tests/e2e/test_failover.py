@@ -20,6 +20,7 @@ import pytest
 from demo_model.problems import held_out_problems
 from serve.tokenizer import num_whole
 from tests.conftest import ENGINE_READY_S, Program, RunningEngine
+from tests.stack import command_of
 from tests.support import eventually, gone, running_router
 
 pytestmark = pytest.mark.engine
@@ -53,15 +54,8 @@ def url_of(stack: Program) -> str:
 def engines_of(stack: Program) -> list[psutil.Process]:
     """The vLLM servers, by the port that each was told."""
     children = psutil.Process(stack.process.pid).children(recursive=True)
-    servers = [p for p in children if "vllm.entrypoints" in _command(p)]
+    servers = [p for p in children if "vllm.entrypoints" in command_of(p)]
     return [p for p in servers if p.parent() and p.parent() not in servers]
-
-
-def _command(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())
-    except psutil.NoSuchProcess:
-        return ""
 
 
 async def solve_all(
