@@ -65,7 +65,7 @@ class Endpoint:
         response = Response(reply.status, request_id, _on_one_line(text))
         if reply.status in UNAUTHORIZED:
             why = message_in(text) or f"status {reply.status}"
-            raise EndpointError(f"{self.url} wants a key in R1_API_KEY that is good: {why}")
+            raise EndpointError(f"{self.url} doesn't take the key in R1_API_KEY: {why}")
         return response, _retry_after_s(reply.headers)
 
     async def sweep(self) -> None:

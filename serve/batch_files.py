@@ -209,8 +209,10 @@ def opened(requests: Path, answers: Path) -> Iterator[Job]:
                 fcntl.flock(out, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise BatchError(f"another batch is writing to {answers}") from None
+            if not answers.is_file():
+                raise BatchError(f"{answers} is no file; the answers are read again when going on")
             if answers.samefile(requests):
                 raise BatchError("the answers can't go into the file of the requests")
             yield Job(requests, answers, out)
     except OSError as exc:
-        raise BatchError(f"{exc.filename}: {exc.strerror}") from exc
+        raise BatchError(f"{exc.filename or answers}: {exc.strerror}") from exc

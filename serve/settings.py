@@ -23,8 +23,6 @@ PositiveInt = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(ge=0)]
 Fraction = Annotated[float, Meta(gt=0, le=1)]
 Profile = Literal["cpu", "gpu"]
-
-
 VLLM_GPU_MEMORY_UTILIZATION = 0.92
 """vLLM 0.32's default."""
 

@@ -132,7 +132,7 @@ async def test_the_key_is_the_endpoints(tmp_path: Path) -> None:
         running_router(engine.url, server=server) as router,
     ):
         for wrong in (None, "r1-0123456789ab-secret"):
-            with pytest.raises(EndpointError, match="wants a key in R1_API_KEY that is good: "):
+            with pytest.raises(EndpointError, match="doesn't take the key in R1_API_KEY: "):
                 await run(tmp_path, router.url, [chat()], wrong)
         assert (await run(tmp_path, router.url, [chat()], good))["0"]["error"] is None
 
