@@ -32,7 +32,7 @@ help:  ## list the targets
 
 .PHONY: serve
 serve:  ## install, then serve in the foreground at HOST=127.0.0.1 PORT=8000 [CONFIG=file]
-	$(install) --profile $(PROFILE) $(if $(CONFIG),$(shell grep -q '^backend = "ray"' $(CONFIG) && echo --ray))
+	$(install) --profile $(PROFILE) $(if $(CONFIG),$(shell grep -Eq "^ *backend *= *[\"']ray[\"']" $(CONFIG) && echo --ray))
 	@exec $(BIN)/r1-serve up --host $(HOST) --port $(PORT) $(if $(CONFIG),--config $(CONFIG))
 
 .PHONY: install

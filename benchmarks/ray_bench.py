@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -28,12 +27,12 @@ from pathlib import Path
 import psutil
 
 from benchmarks.load import Load, run_apart
-from benchmarks.peers import ROOT, VENVS
+from benchmarks.peers import ROOT, Contender, install
 from benchmarks.processes import Child, free_port
 from benchmarks.stats import median_of, paired_ratio, table
 
 MODEL = "stand-in"
-RAY_SERVE = "ray[serve]==2.60.0"
+RAY_SERVE = Contender("ray-serve", "-", "ray[serve]==2.60.0")
 CONTENDERS = ("local 1", "local 2", "ray 1", "ray 2", "ray serve 2")
 
 
@@ -70,7 +69,7 @@ def argv_of(
     if kind == "ray serve":
         values = (port, num, settings.num_slots, settings.step_ms, settings.num_tokens)
         program = str(ROOT / "benchmarks" / "ray_serve_app.py")
-        return [str(_ray_serve_python()), program, *map(str, values)], {}
+        return [str(install(RAY_SERVE)), program, *map(str, values)], {}
     config = scratch / "up.toml"
     (scratch / "config.json").touch()
     config.write_text(
@@ -85,14 +84,6 @@ def argv_of(
     }
     argv = [sys.executable, "-m", "serve", "up", "--config", str(config), "--port", str(port)]
     return argv, env
-
-
-def _ray_serve_python() -> Path:
-    python = VENVS / "ray-serve" / "bin" / "python"
-    if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", python.parent.parent], check=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", RAY_SERVE], check=True)
-    return python
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ MAX_TRIES = 5
 FIRST_WAIT_S = 0.5
 MAX_WAIT_S = 30.0
 GIVE_UP_S = 600.0
-"""Without a word for so long, the endpoint is taken to be gone."""
+"""An endpoint that doesn't work for so long is taken to be gone."""
 SILENCE_S = 3600.0
 """Nothing comes before the whole answer is there."""
 
@@ -55,6 +55,14 @@ class Endpoint:
                 f"nothing answers at {self.url} ({exc.message}); start it with `r1-serve up`, or "
                 "say with --url where it is"
             ) from exc
+
+    async def works(self) -> bool:
+        """Whether it answers what is easy: then a request that fails may itself be at fault."""
+        try:
+            response, _ = await self.ask("GET", "/v1/models")
+        except UpstreamError:
+            return False
+        return response.status_code == 200
 
     async def ask(self, method: str, path: str, body: bytes = b"") -> tuple[Response, float | None]:
         """The response, and how long it asks to wait. Raises `UpstreamError`, and `EndpointError`
@@ -105,7 +113,6 @@ class Batch:
         self._endpoint = endpoint
         self._num_concurrent = num_concurrent
         self._lines: Iterator[Line] = iter(())
-        self._heard_at = time.monotonic()
 
     async def run(self) -> None:
         """Returns when every line has an answer. Raises `EndpointError`; what is under way then, or
@@ -134,25 +141,37 @@ class Batch:
             return Answer(line.id, line.custom_id, error=Failure("invalid_request", str(exc)))
         tier = {} if "priority" in request.body else {"service_tier": msgspec.Raw(b'"flex"')}
         body = msgspec.json.encode(tier | request.body)
+        response, error = await self._ask_until_answered(request.url, body)
+        failure = None if error is None else Failure("connection_error", error.message)
+        return Answer(line.id, request.custom_id, response, failure)
+
+    async def _ask_until_answered(
+        self, path: str, body: bytes
+    ) -> tuple[Response | None, UpstreamError | None]:
+        """The response, or why there is none after `MAX_TRIES`. Busy is no answer."""
         num_tries, wait_s = 0, FIRST_WAIT_S
+        down_since_s: float | None = None
         while True:
-            response, failure, asked_s = None, None, None
+            response, error, asked_s = None, None, None
             try:
-                response, asked_s = await self._endpoint.ask("POST", request.url, body)
+                response, asked_s = await self._endpoint.ask("POST", path, body)
             except UpstreamError as exc:
-                failure = Failure("connection_error", exc.message)
-                num_tries += not isinstance(exc, ConnectFailed)
-            else:
-                num_tries += response.status_code in FAULTS
-                if response.status_code != 503:
-                    self._heard_at = time.monotonic()
-            is_final = response is not None and response.status_code not in (*BUSY, *FAULTS)
-            if is_final or num_tries >= MAX_TRIES:
-                return Answer(line.id, request.custom_id, response, failure)
-            if time.monotonic() - self._heard_at > GIVE_UP_S:
+                error = exc
+            status = response.status_code if response else None
+            if status not in (None, *BUSY, *FAULTS):
+                return response, None
+            if status not in BUSY:
+                if await self._endpoint.works():
+                    down_since_s = None
+                    num_tries += not isinstance(error, ConnectFailed)
+                else:
+                    down_since_s = down_since_s or time.monotonic()
+            if num_tries >= MAX_TRIES:
+                return response, error
+            if down_since_s is not None and time.monotonic() - down_since_s > GIVE_UP_S:
+                why = error.message if error else f"status {status}"
                 raise EndpointError(
-                    f"{self._endpoint.url} has had no answer for {GIVE_UP_S:g} s: "
-                    f"{failure.message if failure else 'it is not ready'}"
+                    f"{self._endpoint.url} hasn't worked for {GIVE_UP_S:g} s: {why}"
                 )
             await asyncio.sleep(max(asked_s or 0, wait_s) * random.uniform(1, 1.25))
             wait_s = min(2 * wait_s, MAX_WAIT_S)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from serve.settings import SettingsError
+
 if TYPE_CHECKING:
     from serve.batch_files import Job
 
@@ -39,14 +41,17 @@ def batch(
 
     from serve.batch import Batch, Endpoint, EndpointError
     from serve.batch_files import BatchError, opened
+    from serve.discovery import engine_url
 
     try:
         with opened(requests, answers) as job:
-            running = Batch(job, Endpoint(url, os.environ.get("R1_API_KEY")), concurrency)
+            running = Batch(
+                job, Endpoint(engine_url(url), os.environ.get("R1_API_KEY")), concurrency
+            )
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 finished = runner.run(_run(running.run(), job))
             typer.echo(_summary(job), err=True)
-    except BatchError as exc:
+    except (BatchError, SettingsError) as exc:
         typer.echo(f"r1-serve: {exc}", err=True)
         raise typer.Exit(2) from None
     except EndpointError as exc:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import itertools
+import os
 import re
 import zlib
 from array import array
@@ -189,8 +190,13 @@ class Job:
     def write(self, answer: Answer) -> None:
         """Straight to the system, so that a kill tears no more than the last line."""
         text = memoryview(msgspec.json.encode(answer) + b"\n")
-        while text:
-            text = text[self._out.write(text) :]
+        size = os.fstat(self._out.fileno()).st_size
+        try:
+            while text:
+                text = text[self._out.write(text) :]
+        except OSError:
+            self._out.truncate(size)
+            raise
         self.num_answered += 1
         self.num_failed += not _is_good(answer)
 
@@ -209,8 +215,9 @@ def opened(requests: Path, answers: Path) -> Iterator[Job]:
                 fcntl.flock(out, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise BatchError(f"another batch is writing to {answers}") from None
-            if not answers.is_file():
-                raise BatchError(f"{answers} is no file; the answers are read again when going on")
+            for path in (requests, answers):
+                if not path.is_file():
+                    raise BatchError(f"{path} is no file; both are read more than once")
             if answers.samefile(requests):
                 raise BatchError("the answers can't go into the file of the requests")
             yield Job(requests, answers, out)

@@ -33,7 +33,7 @@ from serve.engine import Machine, engine_command, find_machine
 from serve.fleet_commands import restart, scale, status
 from serve.key_commands import key_app
 from serve.keys import check_exposure
-from serve.settings import EngineSettings, RouterSettings, Settings, load_settings
+from serve.settings import EngineSettings, RouterSettings, Settings
 
 app = typer.Typer(
     help="Serve DeepSeek-R1-Distill-Qwen-1.5B on stock vLLM behind a reasoning-aware router.",
@@ -147,7 +147,8 @@ def router(
     with clear_errors():
         from serve.discovery import make_source
 
-        settings = _with_server(load_settings(config), host=host, port=port, workers=workers)
+        settings = read_settings(config, find_machine()) if config else Settings()
+        settings = _with_server(settings, host=host, port=port, workers=workers)
         changed = _with_engines(settings.router, engine_url, engine_dns, engine_file)
         settings = validated(msgspec.structs.replace(settings, router=changed))
         make_source(changed)

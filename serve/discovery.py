@@ -187,5 +187,5 @@ def _split(text: str) -> SplitResult:
     except ValueError:  # a port that is no number, an unclosed bracket
         usable = False
     if not usable or any(character.isspace() for character in text):
-        raise SettingsError(f"`{text}` is not an engine's URL; write it as http://host:port")
+        raise SettingsError(f"`{text}` is not the URL of a server; write it as http://host:port")
     return parts

@@ -19,15 +19,15 @@ from typing import Any, cast
 
 import msgspec
 import ray
-from ray.exceptions import ActorUnavailableError, RayActorError
+from ray.exceptions import ActorUnavailableError, RayError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from serve.engine import Machine, find_machine
 from serve.engine_faults import EngineStartError, Fault
 from serve.engine_keeper import STOP_MARGIN_S, EngineKeeper, make_keeper
-from serve.fleet import Renewal
-from serve.settings import EngineSettings, RaySettings, SettingsError
+from serve.fleet import MakeKeeper, Renewal
+from serve.settings import EngineSettings, RaySettings
 from serve.supervise import Backoff, end
 
 log = logging.getLogger(__name__)
@@ -90,12 +90,12 @@ class EngineActor:
             self._keeper = make_keeper(lambda line: None, settings, machine, index)
             await self._keeper.start()
             self._keeper.keep()
-        except (SettingsError, OSError) as exc:
-            self._fault = str(exc)
         except EngineStartError as exc:
             self._fault = str(exc)
             if self._keeper is not None:
                 self._keeper.keep(self._fault)
+        except Exception as exc:  # whatever it is, who asked for the engine must hear of it
+            self._fault = str(exc) or repr(exc)
 
     async def stop(self) -> None:
         """Lets running requests finish. Nothing of the engine is left then."""
@@ -108,10 +108,13 @@ class EngineActor:
 class RayKeeper:
     """A `fleet.Keeper` of an engine that an actor runs."""
 
-    def __init__(self, settings: EngineSettings, index: int, resources: dict[str, float]) -> None:
+    def __init__(
+        self, settings: EngineSettings, machine: Machine | None, index: int, where: RaySettings
+    ) -> None:
         self.settings = settings
         self.index = index
-        self._resources = resources
+        self._where = where
+        self._resources = resources_of(settings, machine, where)
         self._group: PlacementGroup | None = None
         self._actor: Any = None
         self._report: Report | None = None
@@ -147,9 +150,9 @@ class RayKeeper:
                         raise EngineStartError(Fault(self._report.fault))
         except TimeoutError:
             fault = self._late()
-            self._remove()
+            await self.stop()
             raise EngineStartError(fault) from None
-        except RayActorError as exc:
+        except RayError as exc:
             self._remove()
             raise EngineStartError(Fault(f"The engine's actor can't run: {exc}")) from exc
         except EngineStartError:
@@ -189,7 +192,7 @@ class RayKeeper:
         )
 
     async def _look(self) -> None:
-        """Returns when there is news of the actor, or none for a while. Raises `RayActorError`
+        """Returns when there is news of the actor, or none for a while. Raises `RayError`
         where there is no actor any more. One that doesn't answer now may have an engine that does:
         the router finds that out."""
         known = msgspec.to_builtins(self._report) if self._reached else None
@@ -200,7 +203,10 @@ class RayKeeper:
             self._reached = False
             await asyncio.sleep(LOOK_INTERVAL_S)
             return
-        report = msgspec.convert(told, Report)
+        try:
+            report = msgspec.convert(told, Report)
+        except msgspec.ValidationError as exc:
+            raise EngineStartError(Fault(f"A node has another version of r1-serve: {exc}")) from exc
         if "" not in (report.url, self.url) and report.url != self.url:
             log.warning("engine %d is at %s now, on %s", self.index, report.url, report.place)
         self._report, self._reached = report, True
@@ -223,34 +229,37 @@ class RayKeeper:
                     await self._look()
                     if self._report and self._report.fault and not self._report.url:
                         raise EngineStartError(Fault(self._report.fault))
-            except (RayActorError, EngineStartError) as exc:
+            except (RayError, EngineStartError) as exc:
                 delay_s = backoff.delay_s(time.monotonic() - began_at)
                 log.error("engine %d: %s A new actor in %.0f s.", self.index, exc, delay_s)
                 self._remove()
                 await asyncio.sleep(delay_s)
 
     def renewal(self, settings: EngineSettings, machine: Machine | None) -> Renewal:
-        return functools.partial(self._renew, settings)
+        resources = resources_of(settings, machine, self._where)
+        return functools.partial(self._renew, settings, resources)
 
-    async def _renew(self, settings: EngineSettings) -> None:
+    async def _renew(self, settings: EngineSettings, resources: dict[str, float]) -> None:
         await self.let_go()
         await self.stop()
-        old, self.settings = self.settings, settings
+        old = self.settings, self._resources
+        self.settings, self._resources = settings, resources
         try:
             await self.start()
         except EngineStartError:
-            self.settings = old
+            self.settings, self._resources = old
             raise
         finally:
             self.keep()
 
     async def stop(self) -> None:
+        """As `Keeper.stop`; when cancelled, the engine has some seconds (`tether.GRACE_S`) left."""
         drain_s = self.settings.shutdown_timeout_s + 2 * STOP_MARGIN_S
         try:
             if self._actor is not None and self._report is not None:
                 async with asyncio.timeout(drain_s):
                     await self._actor.stop.remote()
-        except (RayActorError, TimeoutError) as exc:
+        except (RayError, TimeoutError) as exc:
             log.warning("engine %d did not stop by itself: %s", self.index, exc)
         finally:
             self._remove()
@@ -268,26 +277,23 @@ class RayKeeper:
         pass
 
 
-class Cluster:
-    def __init__(self, settings: RaySettings) -> None:
-        self._settings = settings
-
-    def make_keeper(self, engine: EngineSettings, machine: Machine | None, index: int) -> RayKeeper:
-        """As `fleet.MakeKeeper`; what is installed is asked on the engine's node."""
-        num_gpus = self._settings.num_gpus_per_replica
-        if num_gpus is None:
-            on_gpu = machine.device == "gpu" if machine else "GPU" in ray.cluster_resources()
-            num_gpus = engine.tensor_parallel_size if on_gpu else 0
-        resources = {"CPU": self._settings.num_cpus_per_replica}
-        if num_gpus:
-            resources["GPU"] = num_gpus
-        return RayKeeper(engine, index, resources)
+def resources_of(
+    engine: EngineSettings, machine: Machine | None, where: RaySettings
+) -> dict[str, float]:
+    """What an engine takes of its node, in Ray's terms. Where no vLLM is here to tell whether it
+    wants a GPU, the cluster tells."""
+    num_gpus = where.num_gpus_per_replica
+    if num_gpus is None:
+        on_gpu = machine.device == "gpu" if machine else "GPU" in ray.cluster_resources()
+        num_gpus = engine.tensor_parallel_size if on_gpu else 0
+    resources = {"CPU": where.num_cpus_per_replica}
+    return resources | {"GPU": num_gpus} if num_gpus else resources
 
 
 @contextlib.contextmanager
-def joined(settings: RaySettings, address: str, node_ip: str | None) -> Iterator[Cluster]:
-    """Connected to the cluster at `address` until left. `node_ip`: this machine's in it, where Ray
-    can't tell. Raises `EngineStartError`."""
+def joined(settings: RaySettings, address: str, node_ip: str | None) -> Iterator[MakeKeeper]:
+    """What makes engines on the cluster at `address`, connected to it until left. `node_ip`: this
+    machine's in it, where Ray can't tell. Raises `EngineStartError`."""
     logging.getLogger("ray").setLevel(logging.WARNING)
     _check_reachable(address)
     options = {} if node_ip is None else {"_node_ip_address": node_ip}
@@ -295,10 +301,10 @@ def joined(settings: RaySettings, address: str, node_ip: str | None) -> Iterator
         ray.init(
             address, namespace="r1-serve", log_to_driver=False, configure_logging=False, **options
         )
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as exc:
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError, RayError) as exc:
         raise _not_there(address, exc) from exc
     try:
-        yield Cluster(settings)
+        yield lambda engine, machine, index: RayKeeper(engine, machine, index, settings)
     finally:
         ray.shutdown()
 

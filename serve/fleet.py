@@ -275,7 +275,8 @@ async def stop_all(keepers: Sequence[Keeper], signals: StopSignals, console: Con
 
 
 async def until_idle(url: str, timeout_s: float) -> None:
-    """Returns when nothing runs or waits on the engine, it doesn't answer, or time is up."""
+    """Returns when nothing runs or waits on the engine, it doesn't answer, is nowhere yet, or time
+    is up."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(timeout_s):
             while await _num_requests(url):  # noqa: ASYNC110  (the engine tells only when asked)
@@ -283,5 +284,5 @@ async def until_idle(url: str, timeout_s: float) -> None:
 
 
 async def _num_requests(url: str) -> int:
-    load = await read_load(url)
+    load = await read_load(url) if url else None
     return 0 if load is None else load.num_running + load.num_waiting

@@ -47,7 +47,9 @@ async def up(
     if settings.server.port:
         check_port(settings.server.host, settings.server.port, "server.port")
     logs, port = log_dir(settings.engine), settings.server.port
+    signals = StopSignals()
     with (
+        signals.installed(),
         tempfile.TemporaryDirectory(prefix="r1-serve-", ignore_cleanup_errors=True) as name,
         registered(logs, port, control := Path(name, "control")),
         _engines(settings, console, directory := Path(name)) as make,
@@ -71,8 +73,7 @@ async def up(
                     await rolling.close()
                     await scaling.close()
 
-        signals = StopSignals()
-        with signals.installed(), rolling.on_signal(signals):
+        with signals.installed(), rolling.on_signal(signals):  # anew: Ray has set its own handler
             try:
                 if await until_stopped(fleet.start(), signals):
                     await until_stopped(serve(), signals)

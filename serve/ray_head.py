@@ -11,6 +11,7 @@ import contextlib
 import importlib.util
 import os
 import secrets
+import select
 import signal
 import subprocess
 import sys
@@ -27,6 +28,7 @@ NODE_IP = "127.0.0.2"
 """Ray replaces 127.0.0.1 by an address that others can reach."""
 OBJECT_STORE_BYTES = 80 * 1024 * 1024
 """Ray's least: nothing is put there."""
+START_S = 120.0
 STOP_S = 10.0
 
 
@@ -54,8 +56,7 @@ def made_on_ray(
             console.line(f"Joining the Ray cluster at `{address}`.")
         from serve import fanout  # imports Ray, which reads the environment then
 
-        cluster = stack.enter_context(fanout.joined(settings.ray, address, node_ip))
-        yield cluster.make_keeper
+        yield stack.enter_context(fanout.joined(settings.ray, address, node_ip))
 
 
 @contextlib.contextmanager
@@ -80,7 +81,8 @@ def own_cluster(directory: Path, log_path: Path) -> Iterator[str]:
         ) as head,
     ):
         try:
-            address = head.stdout.readline().strip() if head.stdout else ""
+            told = head.stdout and select.select([head.stdout], [], [], START_S)[0]
+            address = told[0].readline().strip() if told else ""
             if not address:
                 raise EngineStartError(_fault(log_path), str(log_path))
             yield address

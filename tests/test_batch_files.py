@@ -116,8 +116,9 @@ def test_files_that_cannot_be_used(files: tuple[Path, Path], tmp_path: Path) -> 
     with pytest.raises(BatchError, match=r"none\.jsonl: No such file"):
         opened(tmp_path / "none.jsonl", answers).__enter__()
     assert not answers.exists()
-    with pytest.raises(BatchError, match="/dev/null is no file"):
-        opened(requests, Path("/dev/null")).__enter__()
+    for pair in ((requests, Path("/dev/null")), (Path("/dev/null"), answers)):
+        with pytest.raises(BatchError, match="/dev/null is no file"):
+            opened(*pair).__enter__()
     shutil.copy(requests, tmp_path / "same.jsonl")
     with pytest.raises(BatchError, match="the file of the requests"):
         opened(requests, requests).__enter__()

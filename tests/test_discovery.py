@@ -75,7 +75,7 @@ def test_a_file_has_one_url_a_line_and_comments(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (f"{A}\nnonsense\n", "engines, line 2: `nonsense` is not an engine's URL"),
+        (f"{A}\nnonsense\n", "engines, line 2: `nonsense` is not the URL of a server"),
         ("# nobody\n", "names no engine"),
         (None, "No such file"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -34,9 +35,9 @@ from tests.support import gone
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
 ON_RAY = 'backend = "ray"\n'
 QUICK_TO_NOTICE = {
-    "RAY_health_check_period_ms": "500",
-    "RAY_health_check_timeout_ms": "1000",
-    "RAY_health_check_failure_threshold": "2",
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "10000",
+    "RAY_health_check_failure_threshold": "3",
 }
 """A lost node; Ray's own values take some 12 s."""
 
@@ -95,7 +96,8 @@ def kill_tree(node: psutil.Popen) -> None:
     """As the loss of a machine: at once, and all that ran on it."""
     processes = [node, *node.children(recursive=True)]
     for process in processes:
-        process.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
     psutil.wait_procs(processes)
 
 

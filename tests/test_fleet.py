@@ -16,12 +16,13 @@ import pytest
 from serve.console import Console
 from serve.control import Look, Scale, ask
 from serve.engine import Machine
-from serve.engine_keeper import make_keeper
+from serve.engine_keeper import EngineKeeper, make_keeper
 from serve.fleet import Fleet, Rotation
 from serve.running import find
-from serve.settings import AutoscaleSettings, SettingsError
+from serve.settings import AutoscaleSettings, EngineSettings, SettingsError
 from serve.supervise import StopSignals
 from tests.stack import (
+    CPU,
     FakeRouter,
     chatting,
     engine_pids,
@@ -88,6 +89,35 @@ async def test_an_engine_that_cannot_start_leaves_the_others(tmp_path: Path) -> 
         await eventually(lambda: len(router.named()) == 2)
         router.finish.set()
         await asyncio.wait_for(task, 20)
+
+
+async def test_an_engine_that_is_nowhere_yet_can_leave(tmp_path: Path) -> None:
+    """As one that Ray has no room for, after its node was lost: it goes first, and at once."""
+
+    class Nowhere(EngineKeeper):
+        url = ""
+        has_stopped = False
+
+        async def stop(self) -> None:
+            await super().stop()
+            self.has_stopped = True
+
+    made: list[EngineKeeper] = []
+
+    def make(settings: EngineSettings, machine: Machine | None, index: int) -> EngineKeeper:
+        it = make_keeper(lambda line: None, settings, machine, index)
+        made.append(Nowhere(it.command, it.settings, it.log, index) if index else it)
+        return made[-1]
+
+    told = Console(io.StringIO())
+    engine = fake_settings(tmp_path, num_replicas=2).engine
+    fleet = Fleet(engine, CPU, make, Rotation(tmp_path / "engines"), told)
+    await fleet.scale(1)
+    await fleet.until_left()
+    assert isinstance(made[1], Nowhere)
+    assert made[1].has_stopped
+    assert [keeper.index for keeper in fleet.keepers] == [0]
+    await fleet.stop(StopSignals())
 
 
 async def test_load_alone_adds_and_ends_engines(tmp_path: Path) -> None:

@@ -77,8 +77,8 @@ def port_of(container: dict[str, Any], name: str | int) -> int:
 
 
 def test_the_settings_put_the_engines_on_this_cluster(settings: Settings) -> None:
-    """With a GPU each, which can't be left to what the cluster has when `up` starts; and others
-    than this pod may connect."""
+    """With a GPU each, whatever the cluster has when `up` starts; and others than this pod may
+    connect."""
     assert settings.engine.backend == "ray"
     assert settings.ray.address == "auto"
     assert settings.ray.num_gpus_per_replica == settings.engine.tensor_parallel_size

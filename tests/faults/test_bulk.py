@@ -15,7 +15,7 @@ from tests.faults.support import router_over, stand_in_process
 from tests.stack import wait_until
 
 NUM_LINES = 100_000
-QUICK = ("--step-ms", "0.2", "--prefill-ms", "0", "--think-tokens", "3", "--answer-tokens", "3")
+QUICK = ("--prefill-ms", "0", "--think-tokens", "3", "--answer-tokens", "3")
 
 
 def num_lines(path: Path) -> int:
@@ -25,14 +25,14 @@ def num_lines(path: Path) -> int:
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_job_goes_on(tmp_path: Path, number: signal.Signals) -> None:
     """SIGTERM says how to go on; SIGKILL says nothing."""
-    total = NUM_LINES if number == signal.SIGKILL else NUM_LINES // 20
+    total, step_ms = (NUM_LINES, "0.2") if number == signal.SIGKILL else (2000, "20")
     requests, answers = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     with requests.open("w") as file:
         for n in range(total):
             body = {"messages": [{"role": "user", "content": f"{n}+1?"}]}
             line = {"custom_id": f"r{n}", "url": "/v1/chat/completions", "body": body}
             file.write(json.dumps(line) + "\n")
-    with stand_in_process(*QUICK) as engine, router_over(engine) as (url, _):
+    with stand_in_process("--step-ms", step_ms, *QUICK) as engine, router_over(engine) as (url, _):
         command = [*R1_SERVE, "batch", str(requests), str(answers), "--url", url]
         with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as first:
             assert wait_until(lambda: num_lines(answers) >= total // 2, 120)
