@@ -28,7 +28,6 @@ Brownout against refusals (`docs/decisions/0013-brownout.md`), on the demo's own
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import math
@@ -47,6 +46,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from benchmarks.open_loop import Arrivals, Attempt, Clock, Visitor, ask, run
+from benchmarks.options import parser_for
 from benchmarks.processes import Child, free_port
 from benchmarks.stats import percentile, table
 from demo_model.answers import extract_boxed
@@ -391,9 +391,7 @@ def plot(rows: Sequence[Row], path: Path, judged: bool) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="benchmarks.overload", description=__doc__.split("\n")[0])
-    for name, value in asdict(Settings()).items():
-        parser.add_argument("--" + name.replace("_", "-"), type=type(value), default=value)
+    parser = parser_for(Settings(), "benchmarks.overload", __doc__)
     settings = Settings(**vars(parser.parse_args(argv)))
     rows = measure(settings)
     print("\n" + render(rows) + "\n")

@@ -15,7 +15,6 @@ weighs on it alone; figures are medians over rounds of ratios within a round.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import sys
@@ -27,6 +26,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks.load import Load, run_apart
+from benchmarks.options import parser_for
 from benchmarks.peers import ROOT, Contender, install
 from benchmarks.processes import Child, free_port
 from benchmarks.stats import median_of, paired_ratio, table
@@ -138,29 +138,25 @@ def render(samples: dict[str, list[Sample]]) -> str:
     columns = list(Sample.__dataclass_fields__)
     rows = [["", *columns, "throughput (local 1)", "TTFT (local, as many)"]]
     for name, taken in samples.items():
-
-        def ratio(field: str, base: str, taken: list[Sample] = taken) -> str:
-            if base not in samples:
-                return "-"
-            values, bases = (
-                [getattr(it, field) for it in several] for several in (taken, samples[base])
-            )
-            return f"{paired_ratio(values, bases):.2f}"
-
         medians = [f"{median_of([getattr(it, field) for it in taken]):.1f}" for field in columns]
         same = "local " + name.rpartition(" ")[2]
-        rows.append([name, *medians, ratio("tokens_per_s", "local 1"), ratio("ttft_p50_ms", same)])
+        ratios = (
+            _ratio("tokens_per_s", taken, samples.get("local 1")),
+            _ratio("ttft_p50_ms", taken, samples.get(same)),
+        )
+        rows.append([name, *medians, *ratios])
     return table(rows)
 
 
+def _ratio(field: str, taken: list[Sample], base: list[Sample] | None) -> str:
+    if base is None:
+        return "-"
+    values, bases = ([getattr(it, field) for it in several] for several in (taken, base))
+    return f"{paired_ratio(values, bases):.2f}"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="benchmarks.ray_bench",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    for name, value in asdict(Settings()).items():
-        parser.add_argument("--" + name.replace("_", "-"), type=type(value), default=value)
+    parser = parser_for(Settings(), "benchmarks.ray_bench", __doc__)
     settings = Settings(**vars(parser.parse_args(argv)))
     samples: dict[str, list[Sample]] = {name: [] for name in settings.contenders.split(",")}
     for number in range(settings.rounds):

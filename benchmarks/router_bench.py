@@ -27,7 +27,6 @@ Memory under many streams, and over many requests: `python -m benchmarks.soak`.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import os
@@ -45,6 +44,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.load import Load, run_apart
+from benchmarks.options import parser_for
 from benchmarks.peers import CONTENDERS, ROOT, Contender, InstallError, Launch, install
 from benchmarks.processes import Child, NotReadyError, Usage, free_port
 from benchmarks.stats import median_of, paired_difference, paired_ratio, table
@@ -400,17 +400,7 @@ def _sigterm_as_exit() -> Iterator[None]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="benchmarks.router_bench",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    for name, value in asdict(Settings()).items():
-        flag = "--" + name.replace("_", "-")
-        if isinstance(value, bool):
-            parser.add_argument(flag, action="store_true")
-        else:
-            parser.add_argument(flag, type=type(value), default=value)
+    parser = parser_for(Settings(), "benchmarks.router_bench", __doc__)
     settings = Settings(**vars(parser.parse_args(argv)))
     os.chdir(ROOT)
     try:

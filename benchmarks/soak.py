@@ -11,7 +11,6 @@ early: growth is judged over the second half of the requests.
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks.load import Load
+from benchmarks.options import parser_for
 from benchmarks.peers import CONTENDERS, Launch
 from benchmarks.processes import Child, free_port
 
@@ -136,13 +136,7 @@ def growth(samples: _Samples) -> float:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="benchmarks.soak",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    for name, value in asdict(Settings()).items():
-        parser.add_argument("--" + name.replace("_", "-"), type=type(value), default=value)
+    parser = parser_for(Settings(), "benchmarks.soak", __doc__)
     settings = Settings(**vars(parser.parse_args(argv)))
     mib, num_stream_errors = open_streams(settings)
     print(f"{settings.streams} open streams: {mib:.1f} MiB", flush=True)

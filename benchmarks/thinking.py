@@ -19,7 +19,6 @@ without what is measured, side by side in one run:
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import statistics
@@ -35,6 +34,7 @@ from typing import Any
 
 import aiohttp
 
+from benchmarks.options import parser_for
 from benchmarks.processes import Child, free_port
 from benchmarks.stats import table
 from demo_model.answers import extract_boxed
@@ -317,9 +317,7 @@ def start(stack: ExitStack, config: str) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="benchmarks.thinking", description=__doc__.split("\n")[0])
-    for name, value in asdict(Settings()).items():
-        parser.add_argument("--" + name.replace("_", "-"), type=type(value), default=value)
+    parser = parser_for(Settings(), "benchmarks.thinking", __doc__)
     parser.add_argument("--url", help="a running router instead of one of its own")
     arguments = vars(parser.parse_args(argv))
     url = arguments.pop("url")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from serve.settings import SettingsError
+from serve.commands import clear_errors, run_loop
 
 if TYPE_CHECKING:
     from serve.batch_files import Job
@@ -37,26 +37,15 @@ def batch(
 
     The endpoint's key, if it wants one, is read from R1_API_KEY.
     """
-    import uvloop
-
-    from serve.batch import Batch, Endpoint, EndpointError
-    from serve.batch_files import BatchError, opened
+    from serve.batch import Batch, Endpoint
+    from serve.batch_files import opened
     from serve.discovery import engine_url
 
-    try:
+    with clear_errors():
+        endpoint = Endpoint(engine_url(url), os.environ.get("R1_API_KEY"))
         with opened(requests, answers) as job:
-            running = Batch(
-                job, Endpoint(engine_url(url), os.environ.get("R1_API_KEY")), concurrency
-            )
-            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                finished = runner.run(_run(running.run(), job))
+            finished = run_loop(_run(Batch(job, endpoint, concurrency).run(), job))
             typer.echo(_summary(job), err=True)
-    except (BatchError, SettingsError) as exc:
-        typer.echo(f"r1-serve: {exc}", err=True)
-        raise typer.Exit(2) from None
-    except EndpointError as exc:
-        typer.echo(f"r1-serve: {exc}", err=True)
-        raise typer.Exit(1) from None
     if not finished:
         typer.echo("Stopped; the same command goes on from here.", err=True)
         raise typer.Exit(130)

@@ -6,17 +6,15 @@ commands use is imported inside them.
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import logging
 import shlex
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 import typer
-import uvloop
 
 from serve import __version__
 from serve.batch_command import batch
@@ -26,6 +24,7 @@ from serve.commands import (
     needed_machine,
     read_settings,
     replaced,
+    run_loop,
     validated,
 )
 from serve.console import Console, ConsoleHandler
@@ -91,7 +90,7 @@ def up(
 
         settings, machine = read()
         _configure_logging(console, settings)
-        _run(launch.up(settings, machine, console, _run_router, read))
+        run_loop(launch.up(settings, machine, console, _run_router, read))
     raise typer.Exit(0)
 
 
@@ -121,7 +120,7 @@ def engine(
             typer.echo(" ".join([*env, shlex.join(command.argv)]))
         else:
             _configure_logging(console, settings)
-            _run(launch.run_engine(settings, machine, console))
+            run_loop(launch.run_engine(settings, machine, console))
     raise typer.Exit(0)
 
 
@@ -153,7 +152,7 @@ def router(
         settings = validated(msgspec.structs.replace(settings, router=changed))
         make_source(changed)
         _configure_logging(console, settings)
-        _run(_router_alone(settings, console))
+        run_loop(_router_alone(settings, console))
     raise typer.Exit(0)
 
 
@@ -167,7 +166,7 @@ def worker() -> None:
         assignment = workers.read_assignment()
         if assignment is not None:
             _configure_logging(console, assignment.settings)
-            _run(workers.work(assignment))
+            run_loop(workers.work(assignment))
     raise typer.Exit(0)
 
 
@@ -233,8 +232,3 @@ def _configure_logging(console: Console, settings: Settings) -> None:
     logging.basicConfig(level=level, handlers=[ConsoleHandler(console)], force=True)
     if level == "INFO":
         logging.getLogger("uvicorn").setLevel("WARNING")
-
-
-def _run(main: Coroutine[Any, Any, None]) -> None:
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(main)

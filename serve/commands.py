@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 import typer
+import uvloop
 
 from serve.engine import NO_VLLM, Machine, find_machine
 from serve.settings import Settings, SettingsError, config_dir, load_settings
 from serve.strict import StrictError, convert
 
+R = TypeVar("R")
 T = TypeVar("T", bound=msgspec.Struct)
 
 ConfigOption = Annotated[
@@ -53,18 +56,25 @@ def validated(settings: Settings) -> Settings:
         raise SettingsError(str(exc)) from exc
 
 
+def run_loop(main: Coroutine[Any, Any, R]) -> R:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(main)
+
+
 @contextlib.contextmanager
 def clear_errors() -> Iterator[None]:
     """Errors that a person can mend: a sentence and an exit status, no traceback."""
+    from serve.batch import EndpointError
+    from serve.batch_files import BatchError
     from serve.engine_faults import EngineStartError
     from serve.running import NotRunning
     from serve.server import ServerError
 
     try:
         yield
-    except SettingsError as exc:
+    except (SettingsError, BatchError) as exc:
         typer.echo(f"r1-serve: {exc}", err=True)
         raise typer.Exit(2) from None
-    except (EngineStartError, NotRunning, ServerError) as exc:
+    except (EngineStartError, EndpointError, NotRunning, ServerError) as exc:
         typer.echo(f"r1-serve: {exc}", err=True)
         raise typer.Exit(1) from None

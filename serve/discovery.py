@@ -175,7 +175,7 @@ def make_source(settings: RouterSettings) -> Source:
 
 
 def engine_url(text: str) -> str:
-    """`text` as an engine's URL, without a slash at its end. Raises `SettingsError`."""
+    """`text` as a server's URL, without a slash at its end. Raises `SettingsError`."""
     _split(text)
     return text.rstrip("/")
 

@@ -12,7 +12,6 @@ import contextlib
 import os
 import signal
 import socket
-import sys
 import time
 from asyncio.subprocess import PIPE, STDOUT, Process
 from collections import deque
@@ -23,10 +22,10 @@ from urllib.parse import urlsplit
 
 import psutil
 
-from serve import tether
 from serve.engine import EngineCommand, is_local
 from serve.engine_faults import EngineStartError, Fault, explain
 from serve.load import EngineLoad, parse_load
+from serve.tether import tethered
 
 HEALTH_POLL_S = 0.25
 HEALTH_TIMEOUT_S = 5.0
@@ -110,8 +109,7 @@ class EngineProcess:
         check_start(self.command)
         self.log.begin(self.command.argv)
         self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-I", "-S", str(tether.__file__)),
-            *self.command.argv,
+            *tethered(*self.command.argv),
             stdin=PIPE,  # held open until this process ends: the tether
             stdout=PIPE,
             stderr=STDOUT,

@@ -3,7 +3,8 @@
 An actor runs its engine as `serve.engine_keeper` does on any machine, so a dead engine comes back
 beside it. A dead actor, or one whose node is gone, Ray starts anew where there is room, and the
 engine is back at another URL. Tokens go from the engine to the router directly, so that nothing of
-a request passes through Ray (docs/decisions/0014). This is the one module that imports it.
+a request passes through Ray (docs/decisions/0014). Only this module and the process that
+`serve.ray_head` starts import it.
 """
 
 from __future__ import annotations

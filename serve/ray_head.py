@@ -18,11 +18,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from serve import tether
 from serve.console import Console
 from serve.engine_faults import EngineStartError, Fault
 from serve.fleet import MakeKeeper
 from serve.settings import Settings, SettingsError
+from serve.tether import tethered
 
 NODE_IP = "127.0.0.2"
 """Ray replaces 127.0.0.1 by an address that others can reach."""
@@ -68,11 +68,10 @@ def own_cluster(directory: Path, log_path: Path) -> Iterator[str]:
     token.touch(mode=0o600)
     token.write_text(secrets.token_hex(32))
     os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
-    program = [sys.executable, "-m", "serve.ray_head", str(directory)]
     with (
         log_path.open("w") as log,
         subprocess.Popen(
-            [sys.executable, "-I", "-S", tether.__file__, *program],
+            tethered(sys.executable, "-m", "serve.ray_head", str(directory)),
             stdin=subprocess.PIPE,  # held open until this process ends: the tether
             stdout=subprocess.PIPE,
             stderr=log,

@@ -26,6 +26,11 @@ GRACE_S = 10.0
 """How long the server may take to stop once its launcher is gone; its clients went with it."""
 
 
+def tethered(*argv: str) -> list[str]:
+    """The command that runs `argv` so; the launcher gives it a pipe and a session of its own."""
+    return [sys.executable, "-I", "-S", __file__, *argv]
+
+
 def guard(server_pid: int, launcher: int) -> None:
     """Returns when the process group should be killed. `launcher` is the pipe's reading end."""
     while os.getppid() == server_pid:
