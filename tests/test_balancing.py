@@ -86,6 +86,19 @@ def test_conversations_are_spread_evenly() -> None:
     assert min(chosen.values()) > 800
 
 
+def test_the_conversations_of_a_busy_replica_are_spread_over_all_others() -> None:
+    """The next in rank is another one for each conversation: chi-squared of 8 shares, 7 degrees of
+    freedom, below its 0.999 quantile."""
+    policy = PrefixAffinity(random.Random(1), bound=1000)
+    nine = engines(*[0] * 9)
+    homes = {key: policy.choose(nine, key) for key in keys(9000)}
+    ours = [key for key, home in homes.items() if home is nine[0]]
+    chosen = Counter(policy.choose(nine[1:], key).url for key in ours)
+    even = len(ours) / 8
+    assert len(ours) > 800
+    assert sum((chosen[it.url] - even) ** 2 / even for it in nine[1:]) < 24.3
+
+
 def test_a_replica_that_goes_moves_only_its_own_conversations() -> None:
     policy = PrefixAffinity(random.Random(1), bound=1000)
     five = engines(0, 0, 0, 0, 0)
