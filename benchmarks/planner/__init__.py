@@ -1,0 +1,1 @@
+"""Capacity planning: how many users a card carries, at what latency, and what limits it."""
