@@ -1,0 +1,207 @@
+"""Puts one load on an endpoint and gives the records of what came of it: one step of a test.
+
+A step is warm-up, measured window, and a tail in which the load goes on until what was sent within
+the window has ended (at most `drain_s`), so that the last requests don't get an emptier server than
+the others. Then all that is left is hung up on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import resource
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+from benchmarks.loadtest.client import Client, Endpoint, Window, step_clock
+from benchmarks.loadtest.load import Arrival, Load, arrivals
+from benchmarks.loadtest.record import Record
+from benchmarks.loadtest.workload import Conversation, Conversations, Turn
+
+LAG_INTERVAL_S = 0.05
+POLL_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """How long a step takes."""
+
+    warm_up_s: float = 5.0
+    measure_s: float = 30.0
+    drain_s: float = 30.0
+
+
+@dataclass(slots=True)
+class Step:
+    """What was seen. `records` are of all requests; figures take those sent within the window."""
+
+    load: Load
+    span: Span
+    records: list[Record] = field(default_factory=list)
+    window: Window = field(default_factory=lambda: Window(step_clock()))
+    lags_s: list[float] = field(default_factory=list)
+    """How late the client's own event loop was, looked at each 50 ms within the window."""
+    client_cpu_s: float = 0.0
+    """Of this process, within the window."""
+    interrupted: bool = False
+
+    @property
+    def measured(self) -> list[Record]:
+        """Requests due within the window, or within what there was of it."""
+        begin_s, end_s = self.window.begin_s, self.window.end_s
+        return [record for record in self.records if begin_s <= record.due_at_s < end_s]
+
+    @property
+    def measured_s(self) -> float:
+        return max(0.0, self.window.end_s - self.window.begin_s)
+
+
+class Driver:
+    """Drives `endpoint` with a workload's conversations."""
+
+    def __init__(self, endpoint: Endpoint, conversations: Conversations) -> None:
+        self._endpoint = endpoint
+        self._conversations = conversations
+
+    async def run(self, step: Step, repeat: int = 0) -> None:
+        """Fills in the step. Cancelled, the step holds what was measured until then."""
+        self._conversations.restart(repeat)
+        client, running = Client(self._endpoint), set[asyncio.Task[None]]()
+        window, span = step.window, step.span
+        window.begin_s = span.warm_up_s
+        window.end_s = span.warm_up_s + span.measure_s
+        run = _Run(client, self._conversations, step, running)
+        feeding = asyncio.create_task(run.feed(repeat))
+        watching = asyncio.create_task(_watch_self(step))
+        try:
+            await _until(lambda: window.clock() >= window.end_s or (feeding.done() and not running))
+            deadline_s = window.end_s + span.drain_s
+            await _until(lambda: run.all_ended() or window.clock() >= deadline_s)
+            if feeding.done():
+                feeding.result()
+        except asyncio.CancelledError:
+            step.interrupted = True
+            window.end_s = min(window.end_s, window.clock())
+            raise
+        finally:
+            await _end(feeding, watching, *running)
+            client.close()
+
+
+class _Run:
+    """The tasks of one step."""
+
+    def __init__(
+        self,
+        client: Client,
+        conversations: Conversations,
+        step: Step,
+        running: set[asyncio.Task[None]],
+    ) -> None:
+        self._client, self._conversations, self._step = client, conversations, step
+        self._running = running
+
+    def all_ended(self) -> bool:
+        """Whether what was sent within the window has."""
+        return all(record.ended_at_s is not None or record.error for record in self._step.measured)
+
+    async def feed(self, repeat: int) -> None:
+        load = self._step.load
+        if load.kind == "concurrency":
+            await self._closed(load)
+        else:
+            await self._open(arrivals(load, Random(f"arrivals/{repeat}")))
+
+    async def _open(self, times: Iterator[Arrival]) -> None:
+        clock = self._step.window.clock
+        for arrival in times:
+            await asyncio.sleep(max(0.0, arrival.at_s - clock()))
+            conversation = self._conversations.next(arrival)
+            self._start(self._converse(conversation, arrival.at_s))
+
+    async def _closed(self, load: Load) -> None:
+        """Clients begin one after the other over the ramp, each with the next conversation as soon
+        as it has ended one."""
+        ramp_s = load.ramp_s or self._step.span.warm_up_s / 2
+        num_clients = max(1, round(load.value))
+        for _ in range(num_clients):
+            self._start(self._client_loop())
+            await asyncio.sleep(ramp_s / num_clients)
+        await asyncio.Event().wait()
+
+    async def _client_loop(self) -> None:
+        while True:
+            failed = await self._converse(self._conversations.next(), None)
+            if failed:
+                await asyncio.sleep(POLL_S)  # a server that refuses is not asked in a tight loop
+
+    def _start(self, work: Coroutine[Any, Any, object]) -> None:
+        async def run() -> None:
+            await work
+
+        task = asyncio.create_task(run())
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    async def _converse(self, conversation: Conversation, due_at_s: float | None) -> bool:
+        """All turns, one after the other; whether one failed, which ends it."""
+        messages: list[dict[str, str]] = []
+        if conversation.system is not None:
+            messages.append({"role": "system", "content": conversation.system})
+        for number, turn in enumerate(conversation.turns):
+            if number:
+                await asyncio.sleep(turn.pause_s)
+                due_at_s = None
+            messages.append({"role": "user", "content": turn.task.prompt})
+            clock = self._step.window.clock
+            record = Record(conversation.tenant, clock() if due_at_s is None else due_at_s, number)
+            content = await self._ask(turn, messages, record)
+            if not record.ok:
+                return True
+            messages.append({"role": "assistant", "content": content})
+        return False
+
+    async def _ask(self, turn: Turn, messages: list[dict[str, str]], record: Record) -> str:
+        self._step.records.append(record)
+        body = {"messages": messages, **turn.fields}
+        content = await self._client.chat(body, record, self._step.window)
+        if turn.task.check is not None and record.ok:
+            record.right = turn.task.check(content)
+        return content
+
+
+async def _watch_self(step: Step) -> None:
+    """How late this process is, and what it takes of a core: a client that is short of CPU measures
+    itself."""
+    window = step.window
+    await asyncio.sleep(max(0.0, window.begin_s - window.clock()))
+    began_s = _cpu_s()
+    try:
+        for number in itertools.count(1):
+            due_s = window.begin_s + number * LAG_INTERVAL_S
+            if due_s >= window.end_s:
+                break
+            await asyncio.sleep(max(0.0, due_s - window.clock()))
+            step.lags_s.append(window.clock() - due_s)
+    finally:
+        step.client_cpu_s = _cpu_s() - began_s
+
+
+def _cpu_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+async def _until(done: Callable[[], bool]) -> None:
+    while not done():  # noqa: ASYNC110 - what ends are plain records; polling costs nothing here
+        await asyncio.sleep(POLL_S)
+
+
+async def _end(*tasks: asyncio.Task[None]) -> None:
+    for task in tasks:
+        task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await asyncio.gather(*tasks, return_exceptions=True)

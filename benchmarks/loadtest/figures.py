@@ -1,0 +1,232 @@
+"""What each figure means, and the arithmetic from records to figures. Pure.
+
+`FIGURES` is the list of them, and docs/load-tests.md their page (a test holds the two together).
+Latencies are of requests that were due within the measured window and ended as they should; shares
+are of all that were due within it; rates count what arrived within it. A figure that can't be told
+is left out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import msgspec
+
+from benchmarks.loadtest.record import Record
+from benchmarks.stats import percentile
+
+Better = Literal["lower", "higher", "neither"]
+Figures = Mapping[str, float]
+PERCENTS = (50, 90, 99)
+SATURATED_LAG_S = 0.025
+"""The client's event loop this late at its 99th percentile: latencies are then partly its own."""
+SATURATED_CPU = 0.85
+"""Of a core."""
+
+
+class Slo(msgspec.Struct, frozen=True):
+    """What a request must keep to in order to count as good; a None asks for nothing. The first
+    two default to MLPerf's limits for servers."""
+
+    ttft_ms: float | None = 2000.0
+    tpot_ms: float | None = 80.0
+    ttfa_ms: float | None = None
+    e2e_ms: float | None = None
+
+    def met_by(self, record: Record) -> bool:
+        """Whether the request was answered within all of them. One that can't be told (a time per
+        token of a reply of one) keeps to it."""
+        limits = (
+            (self.ttft_ms, record.ttft_s),
+            (self.tpot_ms, record.tpot_s),
+            (self.ttfa_ms, record.ttfa_s),
+            (self.e2e_ms, record.e2e_s),
+        )
+        return record.ok and all(
+            limit is None or value is None or 1000 * value <= limit for limit, value in limits
+        )
+
+    @property
+    def text(self) -> str:
+        named = ("TTFT", self.ttft_ms), ("TPOT", self.tpot_ms), ("TTFA", self.ttfa_ms)
+        named += (("E2E", self.e2e_ms),)  # type: ignore[assignment]
+        return ", ".join(f"{name} {ms:g} ms" for name, ms in named if ms is not None) or "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One figure's name for people, its unit, and which way is better."""
+
+    label: str
+    unit: str
+    better: Better
+    meaning: str
+
+
+def _latency(label: str, meaning: str) -> dict[int, Figure]:
+    return {p: Figure(f"{label} p{p}", "ms", "lower", meaning) for p in PERCENTS}
+
+
+_LATENCIES = {
+    "ttft": _latency("TTFT", "due → first chunk with text, of the trace or the answer"),
+    "ttfa": _latency("TTFA", "due → first chunk with text of the answer"),
+    "itl": _latency("ITL", "between one chunk of a stream and the next"),
+    "tpot": _latency("TPOT", "(end - first text) / (output tokens - 1), of each request"),
+    "e2e": _latency("E2E", "due → last byte"),
+}
+FIGURES: dict[str, Figure] = {
+    "requests_per_s": Figure("requests/s", "1/s", "higher", "replies that ended as they should"),
+    "output_tokens_per_s": Figure(
+        "output tokens/s", "1/s", "higher", "tokens that arrived, thinking included"
+    ),
+    "goodput_per_s": Figure("goodput", "1/s", "higher", "requests that kept to every limit"),
+    "good": Figure("good", "share", "higher", "requests that kept to every limit, of all"),
+    **{
+        f"{name}_p{p}_ms": figure
+        for name, by_percent in _LATENCIES.items()
+        for p, figure in by_percent.items()
+    },
+    "answered": Figure("answered", "share", "higher", "ended with an answer's text, of all"),
+    "truncated": Figure("truncated", "share", "lower", "ended at a limit or in a loop, of all"),
+    "recovered": Figure(
+        "recovered", "share", "neither", "answers that the router recovered from open thinking"
+    ),
+    "refused": Figure("refused", "share", "lower", "HTTP 429 or 503, of all"),
+    "failed": Figure("failed", "share", "lower", "other errors, broken streams, of all"),
+    "unfinished": Figure(
+        "unfinished", "share", "lower", "hung up on by the client when its patience ended, of all"
+    ),
+    "failovers": Figure("failovers", "count", "lower", "times a reply went on elsewhere"),
+    "right": Figure(
+        "right", "share", "higher", "right answers, of the checkable replies"
+    ),
+    "prompt_tokens": Figure("prompt tokens", "tokens", "neither", "mean of a request"),
+    "reasoning_tokens": Figure("thinking tokens", "tokens", "neither", "mean of a reply"),
+    "answer_tokens": Figure("answer tokens", "tokens", "neither", "mean of a reply"),
+    "router_cpu_us_per_token": Figure(
+        "router CPU/token", "µs", "lower", "CPU time of the router's processes over output tokens"
+    ),
+    "router_memory_mib": Figure("router memory", "MiB", "lower", "resident, at its most"),
+    "kv_use": Figure("KV use", "share", "neither", "of the engines' KV cache, at its most"),
+    "num_running": Figure("running", "requests", "neither", "on the engines, mean"),
+    "num_waiting": Figure("waiting", "requests", "lower", "on the engines, mean"),
+    "preemptions": Figure("preemptions", "count", "lower", "sequences that lost their KV cache"),
+    "prefix_hits": Figure("prefix hits", "share", "higher", "prompt tokens found in the cache"),
+    "client_cpu": Figure("client CPU", "cores", "neither", "what the load generator itself took"),
+    "client_lag_p99_ms": Figure(
+        "client lag p99", "ms", "neither", "how late the load generator's event loop was"
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the client saw in one measured window."""
+
+    records: Sequence[Record]
+    """Those due within it."""
+    all_records: Sequence[Record]
+    begin_s: float
+    end_s: float
+    num_events: int = 0
+    gaps_s: Sequence[float] = ()
+    lags_s: Sequence[float] = ()
+    client_cpu_s: float = 0.0
+
+    @property
+    def span_s(self) -> float:
+        return max(1e-9, self.end_s - self.begin_s)
+
+
+def figures_of(seen: Seen, slo: Slo) -> dict[str, float]:
+    """The figures that the client's own records give."""
+    records, found = seen.records, dict[str, float]()
+    ok = [record for record in records if record.ok]
+    ended = sum(
+        seen.begin_s <= record.ended_at_s < seen.end_s
+        for record in seen.all_records
+        if record.ok and record.ended_at_s is not None
+    )
+    found["requests_per_s"] = ended / seen.span_s
+    found["output_tokens_per_s"] = seen.num_events * tokens_per_event(ok) / seen.span_s
+    found["goodput_per_s"] = sum(map(slo.met_by, records)) / seen.span_s
+    found |= _latencies(ok, seen.gaps_s)
+    found |= _shares(records, slo)
+    if ok:
+        found |= _lengths(ok)
+    found["client_cpu"] = seen.client_cpu_s / seen.span_s
+    found["client_lag_p99_ms"] = 1000 * percentile(seen.lags_s, 99)
+    return {name: value for name, value in found.items() if not math.isnan(value)}
+
+
+def tokens_per_event(ok: Iterable[Record]) -> float:
+    """Of whole replies: engines put several tokens into one chunk when they are busy, and a chunk
+    for the role or the usage has none."""
+    counted = [(record.output_tokens, record.num_events) for record in ok]
+    num_events = sum(events for _, events in counted)
+    return sum(tokens for tokens, _ in counted) / num_events if num_events else math.nan
+
+
+def _latencies(ok: Sequence[Record], gaps_s: Sequence[float]) -> dict[str, float]:
+    values: dict[str, Sequence[float]] = {
+        name: [value for record in ok if (value := getattr(record, f"{name}_s")) is not None]
+        for name in ("ttft", "ttfa", "tpot", "e2e")
+    }
+    values["itl"] = gaps_s
+    return {
+        f"{name}_p{p}_ms": 1000 * percentile(seconds, p)
+        for name, seconds in values.items()
+        for p in PERCENTS
+    }
+
+
+def _shares(records: Sequence[Record], slo: Slo) -> dict[str, float]:
+    if not records:
+        return {}
+
+    def share(holds: Callable[[Record], bool]) -> float:
+        return sum(map(holds, records)) / len(records)
+
+    checked = [record.right for record in records if record.right is not None]
+    return {
+        "good": share(slo.met_by),
+        "answered": share(lambda it: it.answered),
+        "truncated": share(lambda it: it.truncated),
+        "recovered": share(lambda it: bool(it.recovered)),
+        "refused": share(lambda it: it.refused),
+        "unfinished": share(is_unfinished),
+        "failed": share(lambda it: not (it.ok or it.refused or is_unfinished(it))),
+        "failovers": float(sum(record.num_failovers for record in records)),
+        "right": sum(checked) / len(checked) if checked else math.nan,
+    }
+
+
+def is_unfinished(record: Record) -> bool:
+    """Neither ended nor failed: the client hung up."""
+    return record.ended_at_s is None and not record.error
+
+
+def _lengths(ok: Sequence[Record]) -> dict[str, float]:
+    thinking = sum(record.reasoning_tokens for record in ok) / len(ok)
+    output = sum(record.output_tokens for record in ok) / len(ok)
+    return {
+        "prompt_tokens": sum(record.prompt_tokens for record in ok) / len(ok),
+        "reasoning_tokens": thinking,
+        "answer_tokens": output - thinking,
+    }
+
+
+def saturation(figures: Figures) -> str | None:
+    """Why the client's own figures can't be trusted fully; None where they can."""
+    lag_ms, cpu = figures.get("client_lag_p99_ms", 0.0), figures.get("client_cpu", 0.0)
+    if cpu > SATURATED_CPU:
+        return f"the load generator took {cpu:.2f} of a core: it may be what is measured"
+    if lag_ms > 1000 * SATURATED_LAG_S:
+        return (
+            f"the load generator ran up to {lag_ms:.0f} ms late (p99): the machine is short of CPU,"
+            " and latencies are longer by so much"
+        )
+    return None

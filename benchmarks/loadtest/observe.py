@@ -1,0 +1,164 @@
+"""Looks at the server while it is under load: the engines' and the router's `/metrics`, and
+`/replicas` for where the engines are. What a server doesn't offer is left out.
+
+Samples are a second apart; counters are taken as the difference between the first and the last look
+within the measured window.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import aiohttp
+import msgspec
+
+from benchmarks.loadtest.client import Endpoint
+from serve.load import EngineLoad, parse_load
+
+INTERVAL_S = 1.0
+TIMEOUT_S = 2.0
+
+_COUNTER = re.compile(
+    rb"^(vllm:num_preemptions_total|vllm:prefix_cache_(?:hits|queries)_total"
+    rb"|process_cpu_seconds_total|process_resident_memory_bytes)(?:\{[^\n]*\})? ([0-9.eE+-]+)",
+    re.M,
+)
+
+
+class Sample(msgspec.Struct, omit_defaults=True):
+    """One look, summed over the engines. `at_s` by the step's clock."""
+
+    at_s: float
+    num_running: int | None = None
+    num_waiting: int | None = None
+    kv_use: float | None = None
+    """The fullest engine's, 0 to 1."""
+    counters: dict[str, float] = {}
+
+
+@dataclass(slots=True)
+class Observer:
+    """Of one step. `usage` tells CPU seconds and resident bytes of the router's processes, where
+    they are known here; else the router's own `/metrics` do."""
+
+    endpoint: Endpoint
+    clock: Callable[[], float]
+    usage: Callable[[], tuple[float, int]] | None = None
+    samples: list[Sample] = field(default_factory=list)
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
+        headers = {"authorization": f"Bearer {key}"} if (key := self.endpoint.api_key) else {}
+        async with aiohttp.ClientSession(timeout=timeout, headers=headers) as session:
+            engines = await _engines(session, self.endpoint.url)
+            while True:
+                self.samples.append(await self._look(session, engines))
+                await asyncio.sleep(INTERVAL_S)
+
+    async def _look(self, session: aiohttp.ClientSession, engines: Sequence[str]) -> Sample:
+        urls = list(dict.fromkeys([self.endpoint.url, *engines]))
+        at_s = self.clock()
+        pages = await asyncio.gather(*(_get(session, url + "/metrics") for url in urls))
+        sample = sample_of(at_s, pages)
+        if self.usage is not None:
+            cpu_s, memory_bytes = self.usage()
+            sample.counters["process_cpu_seconds_total"] = cpu_s
+            sample.counters["process_resident_memory_bytes"] = memory_bytes
+        return sample
+
+
+def sample_of(at_s: float, pages: Sequence[bytes]) -> Sample:
+    """`pages`: the endpoint's own metrics first, then its engines'."""
+    loads = [load for page in pages if (load := parse_load(page)) is not None]
+    sample = Sample(at_s)
+    if loads:
+        sample.num_running, sample.num_waiting, sample.kv_use = _summed(loads)
+    for number, page in enumerate(pages):
+        for name, value in _counters(page):
+            is_process = name.startswith("process_")
+            if not is_process or (number == 0 and parse_load(page) is None):
+                sample.counters[name] = sample.counters.get(name, 0.0) + value
+    return sample
+
+
+def _summed(loads: Sequence[EngineLoad]) -> tuple[int, int, float]:
+    return (
+        sum(load.num_running for load in loads),
+        sum(load.num_waiting for load in loads),
+        max(load.kv_cache_usage for load in loads),
+    )
+
+
+def _counters(page: bytes) -> Iterator[tuple[str, float]]:
+    for match in _COUNTER.finditer(page):
+        yield match[1].decode(), float(match[2])
+
+
+async def _get(session: aiohttp.ClientSession, url: str) -> bytes:
+    """Nothing where there is no answer."""
+    with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+        async with session.get(url) as reply:
+            if reply.status == 200:
+                return await reply.read()
+    return b""
+
+
+class _Replica(msgspec.Struct):
+    url: str
+
+
+class _Replicas(msgspec.Struct):
+    data: list[_Replica] = []
+
+
+async def _engines(session: aiohttp.ClientSession, url: str) -> list[str]:
+    """Where a router's engines are; of those that answer from here only is anything seen."""
+    with contextlib.suppress(msgspec.DecodeError):
+        found = msgspec.json.decode(await _get(session, url + "/replicas"), type=_Replicas)
+        return [replica.url for replica in found.data]
+    return []
+
+
+def figures_seen(
+    samples: Sequence[Sample], begin_s: float, end_s: float, num_tokens: float
+) -> dict[str, float]:
+    """What the looks within the window tell."""
+    within = [sample for sample in samples if begin_s <= sample.at_s <= end_s]
+    if len(within) < 2:
+        return {}
+
+    def grown(name: str) -> float:
+        first, last = within[0].counters.get(name), within[-1].counters.get(name)
+        return math.nan if first is None or last is None else last - first
+
+    span_s = within[-1].at_s - within[0].at_s
+    tokens = num_tokens * span_s / max(1e-9, end_s - begin_s)
+    queries = grown("vllm:prefix_cache_queries_total")
+    memory = [it.counters.get("process_resident_memory_bytes", math.nan) for it in within]
+    found = {
+        "preemptions": grown("vllm:num_preemptions_total"),
+        "prefix_hits": grown("vllm:prefix_cache_hits_total") / queries if queries else math.nan,
+        "router_cpu_us_per_token": 1e6 * grown("process_cpu_seconds_total") / tokens
+        if tokens
+        else math.nan,
+        "router_memory_mib": max(memory) / 2**20,
+        "kv_use": _most(it.kv_use for it in within),
+        "num_running": _mean(it.num_running for it in within),
+        "num_waiting": _mean(it.num_waiting for it in within),
+    }
+    return {name: value for name, value in found.items() if not math.isnan(value)}
+
+
+def _most(values: Iterator[float | None]) -> float:
+    return max((value for value in values if value is not None), default=math.nan)
+
+
+def _mean(values: Iterator[int | None]) -> float:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else math.nan
