@@ -90,19 +90,20 @@ class Engine:
         sequence = self._sequences[request] = Sequence(request, key)
         self._arrivals.append((now_s, sequence))
 
-    def remove(self, request: Request, now_s: float) -> None:
-        """Its client left; without effect if it has ended. What ends by `now_s` still ends: the
-        next `advance` returns it."""
+    def remove(self, request: Request, now_s: float) -> int:
+        """Its client left, and got so many tokens; without effect if it has ended. What ends by
+        `now_s` still ends: the next `advance` returns it."""
         self._run(now_s)
         sequence = self._sequences.pop(request, None)
         if sequence is None:
-            return
+            return request.output_tokens
         if request in self._running:
             self._leave(sequence)
-            return
+            return sequence.num_outputs
         self._arrivals = deque(pair for pair in self._arrivals if pair[1] is not sequence)
         self._waiting = [pair for pair in self._waiting if pair[1] is not sequence]
         heapq.heapify(self._waiting)
+        return sequence.num_outputs
 
     def next_event_s(self) -> float | None:
         """When a request next starts, answers first or ends, or at the earliest could; None where
