@@ -26,6 +26,7 @@ REFRESH_S = 0.5
 
 _OVER_WORKERS: dict[str, Callable[[float, float], float]] = {
     "r1_brownout_level": max,
+    "r1_process_start_time_seconds": min,
     "r1_replicas": max,
     "r1_replicas_ready": min,
     "r1_replica_up": min,

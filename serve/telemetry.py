@@ -7,7 +7,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Generic, TypeVar
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -112,7 +118,14 @@ class Telemetry:
         )
         in_flight = GaugeCollector("r1_in_flight", "Requests running now.", num_in_flight)
         queued = GaugeCollector("r1_queue_depth", "Requests waiting for a slot.", num_queued)
-        collectors = [in_flight, queued, BrownoutCollector(brownout), ReplicaCollector(replicas)]
+        process = ProcessCollector(namespace="r1", registry=None)
+        collectors = [
+            in_flight,
+            queued,
+            process,
+            BrownoutCollector(brownout),
+            ReplicaCollector(replicas),
+        ]
         self._shared = SharedMetrics(worker, collectors) if worker.directory else None
         if self._shared is None:
             for collector in collectors:

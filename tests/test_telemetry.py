@@ -86,3 +86,8 @@ async def test_votes_are_measured_and_their_answers_not_logged(
 async def test_a_refused_request_has_no_phases(router: RunningRouter) -> None:
     await router.chat("hi", preset="math", votes={"n": 2, "answer_form": "x"})
     assert await metric(router, "r1_thinking_tokens_count", preset="math") == 0
+
+
+async def test_the_process_tells_what_it_takes_of_the_machine(router: RunningRouter) -> None:
+    assert await metric(router, "r1_process_cpu_seconds_total") > 0
+    assert await metric(router, "r1_process_resident_memory_bytes") > 10 * 2**20

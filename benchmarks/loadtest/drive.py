@@ -2,7 +2,8 @@
 
 A step is warm-up, measured window, and a tail in which the load goes on until what was sent within
 the window has ended (at most `drain_s`), so that the last requests don't get an emptier server than
-the others. Then all that is left is hung up on.
+the others. Then all that is left is hung up on. Where the work runs out (a batch, a trace) the
+window ends with it.
 """
 
 from __future__ import annotations
@@ -71,13 +72,14 @@ class Driver:
         self._conversations.restart(repeat)
         client, running = Client(self._endpoint), set[asyncio.Task[None]]()
         window, span = step.window, step.span
-        window.begin_s = span.warm_up_s
-        window.end_s = span.warm_up_s + span.measure_s
+        window.begin_s = 0.0 if step.load.kind == "batch" else span.warm_up_s
+        window.end_s = window.begin_s + span.measure_s
         run = _Run(client, self._conversations, step, running)
         feeding = asyncio.create_task(run.feed(repeat))
         watching = asyncio.create_task(_watch_self(step))
         try:
             await _until(lambda: window.clock() >= window.end_s or (feeding.done() and not running))
+            window.end_s = min(window.end_s, window.clock())
             deadline_s = window.end_s + span.drain_s
             await _until(lambda: run.all_ended() or window.clock() >= deadline_s)
             if feeding.done():
@@ -110,10 +112,13 @@ class _Run:
 
     async def feed(self, repeat: int) -> None:
         load = self._step.load
-        if load.kind == "concurrency":
-            await self._closed(load)
-        else:
-            await self._open(arrivals(load, Random(f"arrivals/{repeat}")))
+        match load.kind:
+            case "concurrency":
+                await self._closed(load)
+            case "rate":
+                await self._open(arrivals(load, Random(f"arrivals/{repeat}")))
+            case "batch":
+                await self._open(Arrival(0.0) for _ in range(round(load.value)))
 
     async def _open(self, times: Iterator[Arrival]) -> None:
         clock = self._step.window.clock

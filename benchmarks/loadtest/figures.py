@@ -100,9 +100,7 @@ FIGURES: dict[str, Figure] = {
         "unfinished", "share", "lower", "hung up on by the client when its patience ended, of all"
     ),
     "failovers": Figure("failovers", "count", "lower", "times a reply went on elsewhere"),
-    "right": Figure(
-        "right", "share", "higher", "right answers, of the checkable replies"
-    ),
+    "right": Figure("right", "share", "higher", "right answers, of the checkable replies"),
     "prompt_tokens": Figure("prompt tokens", "tokens", "neither", "mean of a request"),
     "reasoning_tokens": Figure("thinking tokens", "tokens", "neither", "mean of a reply"),
     "answer_tokens": Figure("answer tokens", "tokens", "neither", "mean of a reply"),

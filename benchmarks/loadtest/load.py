@@ -7,7 +7,6 @@ queue that grows; an open loop does.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +17,12 @@ import msgspec
 
 from benchmarks.loadtest.lines import read_lines
 
-Kind = Literal["rate", "concurrency"]
+Kind = Literal["rate", "concurrency", "batch"]
 
 
 class Load(msgspec.Struct, frozen=True):
-    """One load point. `rate`: conversations per second; `concurrency`: conversations at a time."""
+    """One load point. `rate`: conversations per second; `concurrency`: conversations at a time;
+    `batch`: so many conversations, all at once, until they have ended."""
 
     kind: Kind
     value: float
@@ -38,13 +38,19 @@ class Load(msgspec.Struct, frozen=True):
     def label(self) -> str:
         if self.trace:
             return f"{Path(self.trace).name} x {self.value:g}"
-        return f"{self.value:g}/s" if self.kind == "rate" else f"{self.value:g} at a time"
+        return f"{self.value:g}{_SHORT[self.kind]}"
 
     @property
     def unit(self) -> str:
-        if self.trace:
-            return "speed of the trace"
-        return "conversations/s" if self.kind == "rate" else "conversations at a time"
+        return "speed of the trace" if self.trace else _UNITS[self.kind]
+
+
+_SHORT: dict[Kind, str] = {"rate": "/s", "concurrency": " at a time", "batch": " at once"}
+_UNITS: dict[Kind, str] = {
+    "rate": "conversations begun per second",
+    "concurrency": "conversations at a time",
+    "batch": "conversations at once",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +106,3 @@ def replayed(load: Load) -> Iterator[Arrival]:
         first_ms = line.timestamp if first_ms is None else first_ms
         at_s = (line.timestamp - first_ms) / 1000 / load.value
         yield Arrival(at_s, line.input_length, line.output_length)
-
-
-def rising(kind: Kind, start: float, factor: float = 1.5) -> Iterator[float]:
-    """Loads to try in a search for the knee: `start` and on by `factor`; of concurrency, whole."""
-    for number in itertools.count():
-        value = start * factor**number
-        yield max(1.0, float(round(value))) if kind == "concurrency" else round(value, 3)

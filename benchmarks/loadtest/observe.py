@@ -19,13 +19,15 @@ import msgspec
 
 from benchmarks.loadtest.client import Endpoint
 from serve.load import EngineLoad, parse_load
+from serve.settings import SettingsError
+from serve.strict import did_you_mean
 
 INTERVAL_S = 1.0
 TIMEOUT_S = 2.0
 
 _COUNTER = re.compile(
     rb"^(vllm:num_preemptions_total|vllm:prefix_cache_(?:hits|queries)_total"
-    rb"|process_cpu_seconds_total|process_resident_memory_bytes)(?:\{[^\n]*\})? ([0-9.eE+-]+)",
+    rb"|r1_process_(?:cpu_seconds_total|resident_memory_bytes))(?:\{[^\n]*\})? ([0-9.eE+-]+)",
     re.M,
 )
 
@@ -40,37 +42,39 @@ class Sample(msgspec.Struct, omit_defaults=True):
     """The fullest engine's, 0 to 1."""
     counters: dict[str, float] = {}
 
+    @property
+    def is_busy(self) -> bool:
+        return bool(self.num_running or self.num_waiting)
+
 
 @dataclass(slots=True)
 class Observer:
-    """Of one step. `usage` tells CPU seconds and resident bytes of the router's processes, where
-    they are known here; else the router's own `/metrics` do."""
+    """Of one step."""
 
     endpoint: Endpoint
     clock: Callable[[], float]
-    usage: Callable[[], tuple[float, int]] | None = None
     samples: list[Sample] = field(default_factory=list)
 
     async def run(self) -> None:
         """Until cancelled."""
-        timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
-        headers = {"authorization": f"Bearer {key}"} if (key := self.endpoint.api_key) else {}
-        async with aiohttp.ClientSession(timeout=timeout, headers=headers) as session:
+        async with _session(self.endpoint) as session:
             engines = await _engines(session, self.endpoint.url)
             while True:
                 self.samples.append(await self._look(session, engines))
                 await asyncio.sleep(INTERVAL_S)
 
+    async def until_idle(self) -> None:
+        """Returns once nothing runs or waits on the engines; at once where that can't be seen."""
+        async with _session(self.endpoint) as session:
+            engines = await _engines(session, self.endpoint.url)
+            while (sample := await self._look(session, engines)).is_busy:
+                await asyncio.sleep(INTERVAL_S / 4)
+
     async def _look(self, session: aiohttp.ClientSession, engines: Sequence[str]) -> Sample:
         urls = list(dict.fromkeys([self.endpoint.url, *engines]))
         at_s = self.clock()
         pages = await asyncio.gather(*(_get(session, url + "/metrics") for url in urls))
-        sample = sample_of(at_s, pages)
-        if self.usage is not None:
-            cpu_s, memory_bytes = self.usage()
-            sample.counters["process_cpu_seconds_total"] = cpu_s
-            sample.counters["process_resident_memory_bytes"] = memory_bytes
-        return sample
+        return sample_of(at_s, pages)
 
 
 def sample_of(at_s: float, pages: Sequence[bytes]) -> Sample:
@@ -79,11 +83,9 @@ def sample_of(at_s: float, pages: Sequence[bytes]) -> Sample:
     sample = Sample(at_s)
     if loads:
         sample.num_running, sample.num_waiting, sample.kv_use = _summed(loads)
-    for number, page in enumerate(pages):
+    for page in pages:
         for name, value in _counters(page):
-            is_process = name.startswith("process_")
-            if not is_process or (number == 0 and parse_load(page) is None):
-                sample.counters[name] = sample.counters.get(name, 0.0) + value
+            sample.counters[name] = sample.counters.get(name, 0.0) + value
     return sample
 
 
@@ -98,6 +100,13 @@ def _summed(loads: Sequence[EngineLoad]) -> tuple[int, int, float]:
 def _counters(page: bytes) -> Iterator[tuple[str, float]]:
     for match in _COUNTER.finditer(page):
         yield match[1].decode(), float(match[2])
+
+
+def _session(endpoint: Endpoint) -> aiohttp.ClientSession:
+    key = endpoint.api_key
+    headers = {"authorization": f"Bearer {key}"} if key else {}
+    timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
+    return aiohttp.ClientSession(timeout=timeout, headers=headers)
 
 
 async def _get(session: aiohttp.ClientSession, url: str) -> bytes:
@@ -118,11 +127,43 @@ class _Replicas(msgspec.Struct):
 
 
 async def _engines(session: aiohttp.ClientSession, url: str) -> list[str]:
-    """Where a router's engines are; of those that answer from here only is anything seen."""
+    """Where a router's engines are. Those that can't be reached from here are just not seen."""
     with contextlib.suppress(msgspec.DecodeError):
         found = msgspec.json.decode(await _get(session, url + "/replicas"), type=_Replicas)
         return [replica.url for replica in found.data]
     return []
+
+
+class _Model(msgspec.Struct):
+    id: str
+    owned_by: str = ""
+
+
+class _Models(msgspec.Struct):
+    data: list[_Model] = []
+
+
+async def served_models(endpoint: Endpoint) -> list[_Model]:
+    """Raises `SettingsError` where there is no OpenAI-compatible server."""
+    async with _session(endpoint) as session:
+        page = await _get(session, endpoint.url + "/v1/models")
+    try:
+        return msgspec.json.decode(page, type=_Models).data
+    except msgspec.DecodeError:
+        raise SettingsError(
+            f"{endpoint.url}/v1/models doesn't answer as an OpenAI-compatible server does; check"
+            " --url, and R1_API_KEY where it asks for a key"
+        ) from None
+
+
+async def server_of(endpoint: Endpoint) -> str:
+    """What serves the model, by its own word. Raises `SettingsError` where it isn't served."""
+    models = await served_models(endpoint)
+    names = [model.id for model in models]
+    if endpoint.model not in names:
+        hint = did_you_mean(endpoint.model, names) or f"; there are: {', '.join(names[:8])}"
+        raise SettingsError(f"--model: {endpoint.url} doesn't serve {endpoint.model!r}{hint}")
+    return next(model.owned_by for model in models if model.id == endpoint.model)
 
 
 def figures_seen(
@@ -140,11 +181,11 @@ def figures_seen(
     span_s = within[-1].at_s - within[0].at_s
     tokens = num_tokens * span_s / max(1e-9, end_s - begin_s)
     queries = grown("vllm:prefix_cache_queries_total")
-    memory = [it.counters.get("process_resident_memory_bytes", math.nan) for it in within]
+    memory = [it.counters.get("r1_process_resident_memory_bytes", math.nan) for it in within]
     found = {
         "preemptions": grown("vllm:num_preemptions_total"),
         "prefix_hits": grown("vllm:prefix_cache_hits_total") / queries if queries else math.nan,
-        "router_cpu_us_per_token": 1e6 * grown("process_cpu_seconds_total") / tokens
+        "router_cpu_us_per_token": 1e6 * grown("r1_process_cpu_seconds_total") / tokens
         if tokens
         else math.nan,
         "router_memory_mib": max(memory) / 2**20,
