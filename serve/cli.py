@@ -16,6 +16,7 @@ from typing import Annotated
 import msgspec
 import typer
 
+from benchmarks.loadtest.commands import bench_app
 from serve import __version__
 from serve.batch_command import batch
 from serve.commands import (
@@ -42,6 +43,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(key_app, name="key")
+app.add_typer(bench_app, name="bench")
 for command in (restart, scale, status, batch):
     app.command()(command)
 

@@ -67,7 +67,7 @@ class Observer:
         """Returns once nothing runs or waits on the engines; at once where that can't be seen."""
         async with _session(self.endpoint) as session:
             engines = await _engines(session, self.endpoint.url)
-            while (sample := await self._look(session, engines)).is_busy:
+            while (await self._look(session, engines)).is_busy:  # noqa: ASYNC110 - it is asked for
                 await asyncio.sleep(INTERVAL_S / 4)
 
     async def _look(self, session: aiohttp.ClientSession, engines: Sequence[str]) -> Sample:
@@ -143,27 +143,25 @@ class _Models(msgspec.Struct):
     data: list[_Model] = []
 
 
-async def served_models(endpoint: Endpoint) -> list[_Model]:
-    """Raises `SettingsError` where there is no OpenAI-compatible server."""
+async def served_model(endpoint: Endpoint) -> tuple[str, str]:
+    """The endpoint's model, or the first where it names none, and who serves it by its own word.
+    Raises `SettingsError` where it isn't served, or nothing is."""
     async with _session(endpoint) as session:
         page = await _get(session, endpoint.url + "/v1/models")
     try:
-        return msgspec.json.decode(page, type=_Models).data
+        owners = {it.id: it.owned_by for it in msgspec.json.decode(page, type=_Models).data}
     except msgspec.DecodeError:
+        owners = {}
+    if not owners:
         raise SettingsError(
             f"{endpoint.url}/v1/models doesn't answer as an OpenAI-compatible server does; check"
             " --url, and R1_API_KEY where it asks for a key"
-        ) from None
-
-
-async def server_of(endpoint: Endpoint) -> str:
-    """What serves the model, by its own word. Raises `SettingsError` where it isn't served."""
-    models = await served_models(endpoint)
-    names = [model.id for model in models]
-    if endpoint.model not in names:
-        hint = did_you_mean(endpoint.model, names) or f"; there are: {', '.join(names[:8])}"
-        raise SettingsError(f"--model: {endpoint.url} doesn't serve {endpoint.model!r}{hint}")
-    return next(model.owned_by for model in models if model.id == endpoint.model)
+        )
+    model = endpoint.model or next(iter(owners))
+    if model not in owners:
+        hint = did_you_mean(model, owners) or f"; there are: {', '.join(list(owners)[:8])}"
+        raise SettingsError(f"--model: {endpoint.url} doesn't serve {model!r}{hint}")
+    return model, owners[model]
 
 
 def figures_seen(

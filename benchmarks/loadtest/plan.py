@@ -30,8 +30,13 @@ class Sweep(msgspec.Struct, frozen=True):
     ramp_s: float = 0.0
     trace: str = ""
 
+    def with_shape(self, burstiness: float, ramp_s: float, stop_below: float) -> Sweep:
+        return msgspec.structs.replace(
+            self, burstiness=burstiness, ramp_s=ramp_s, stop_below=stop_below
+        )
+
     def load(self, value: float) -> Load:
-        value = max(1.0, float(round(value))) if self.kind == "concurrency" else round(value, 3)
+        value = round(value, 3) if self.kind == "rate" else max(1.0, float(round(value)))
         return Load(self.kind, value, self.burstiness, self.ramp_s, self.trace)
 
 

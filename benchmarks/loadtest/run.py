@@ -11,7 +11,7 @@ import contextlib
 import itertools
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TypeVar
 
@@ -19,7 +19,7 @@ from benchmarks.loadtest.client import Endpoint
 from benchmarks.loadtest.drive import Driver, Span, Step
 from benchmarks.loadtest.figures import Seen, Slo, figures_of, saturation
 from benchmarks.loadtest.load import Load
-from benchmarks.loadtest.observe import Observer, figures_seen, server_of
+from benchmarks.loadtest.observe import Observer, figures_seen, served_model
 from benchmarks.loadtest.plan import Sweep, next_load
 from benchmarks.loadtest.record import Record
 from benchmarks.loadtest.store import Machine, Point, Repeat, Run, Store
@@ -174,17 +174,22 @@ async def wait_idle(endpoint: Endpoint) -> None:
             await observer.until_idle()
 
 
-async def new_run(plan: Plan, name: str, command: str) -> Run:
-    """A test that is about to begin. Raises `SettingsError` where the endpoint doesn't answer."""
+async def new_run(plan: Plan, name: str, command: str) -> tuple[Plan, Run]:
+    """A test that is about to begin; of an endpoint without a model it takes the first. Raises
+    `SettingsError` where the endpoint doesn't answer or doesn't serve the model."""
+    model, server = await served_model(plan.endpoint)
+    plan = replace(plan, endpoint=replace(plan.endpoint, model=model))
     began_at = datetime.now(UTC).isoformat(timespec="seconds")
-    return Run(
+    machine = Machine.here()
+    run = Run(
         name,
         began_at,
         command,
         plan.endpoint.url,
-        plan.endpoint.model,
+        model,
         plan.workload,
         plan.slo,
-        Machine.here(),
-        await server_of(plan.endpoint),
+        machine,
+        server,
     )
+    return plan, run

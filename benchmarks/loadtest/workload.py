@@ -6,7 +6,7 @@ whatever the load. The shipped ones lie in `benchmarks/workloads/`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -17,6 +17,7 @@ import msgspec
 from benchmarks.loadtest.load import Arrival
 from benchmarks.loadtest.prompts import SHIPPED, FromFile, Prompts, Source, Task, source_of
 from benchmarks.loadtest.spread import Number, draw, drawn_field
+from benchmarks.stats import percentile
 from serve.settings import SettingsError, read_toml
 from serve.strict import StrictError, convert
 
@@ -125,10 +126,14 @@ class Conversations:
         return Turn(task, draw(tenant.pause_s, rng), fields)
 
 
-def lengths(workload: Workload, num: int = 400) -> Iterator[tuple[str, int]]:
-    """(tenant, words of the first prompt) of so many conversations: what `bench workloads` shows
-    before anything is sent."""
-    conversations = Conversations(workload)
+def prompt_words(workload: Workload, num: int = 400) -> dict[str, tuple[float, float, float]]:
+    """Tenant → words of its prompts at the 10th, 50th and 90th percentile."""
+    conversations, found = Conversations(workload), dict[str, list[int]]()
     for _ in range(num):
         conversation = conversations.next()
-        yield conversation.tenant, len(conversation.turns[0].task.prompt.split())
+        words = len(conversation.turns[0].task.prompt.split())
+        found.setdefault(conversation.tenant, []).append(words)
+    return {
+        tenant: (percentile(words, 10), percentile(words, 50), percentile(words, 90))
+        for tenant, words in found.items()
+    }

@@ -1,0 +1,126 @@
+"""Shows a test: a table on the terminal, one HTML page that needs nothing else, PNGs."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
+from rich.table import Table
+
+from benchmarks.loadtest.estimate import Estimate
+from benchmarks.loadtest.figures import FIGURES
+from benchmarks.loadtest.plan import knee, most_efficient
+from benchmarks.loadtest.plots import PLOTS, by_load, save
+from benchmarks.loadtest.store import Run
+
+ROWS = (
+    "requests_per_s", "output_tokens_per_s", "goodput_per_s", "good", "ttft_p50_ms", "ttft_p99_ms",
+    "ttfa_p50_ms", "tpot_p50_ms", "itl_p99_ms", "e2e_p50_ms", "e2e_p99_ms", "answered", "right",
+)  # fmt: skip
+"""Of the terminal's table; the page has every figure."""
+
+
+def shown(name: str, value: float) -> str:
+    """A figure's value for people, without its unit; shares in per cent."""
+    if FIGURES[name].unit == "share":
+        return f"{100 * value:.1f} %"
+    if value == 0 or abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
+
+
+def with_margin(name: str, estimate: Estimate) -> str:
+    text = shown(name, estimate.mean)
+    if estimate.margin is None:
+        return text
+    return f"{text} ± {shown(name, estimate.margin)}"
+
+
+def headed(name: str) -> str:
+    figure = FIGURES[name]
+    return f"{figure.label} ({figure.unit})" if figure.unit in ("ms", "µs", "MiB") else figure.label
+
+
+def terminal_table(run: Run) -> Table:
+    """One column a load."""
+    points = by_load(run)
+    found = [point.estimates() for point in points]
+    table = Table(title=f"{run.workload.name} on {run.model}; limits: {run.slo.text}")
+    table.add_column("")
+    for point in points:
+        table.add_column(point.load.label, justify="right")
+    for name in ROWS:
+        if any(name in estimates for estimates in found):
+            cells = [with_margin(name, it[name]) if name in it else "-" for it in found]
+            table.add_row(headed(name), *cells)
+    return table
+
+
+def conclusions(run: Run) -> Iterator[str]:
+    """What the test says, in sentences; first what limits its worth."""
+    if run.interrupted:
+        yield "The test was interrupted; what had been measured until then is here."
+    yield from (f"Beware: {warning}." for warning in dict.fromkeys(run.warnings))
+    points = by_load(run)
+    best, efficient = knee(points), most_efficient(points)
+    if best is None:
+        yield f"No load tried kept to the limits ({run.slo.text}) in 90 % of the requests."
+    else:
+        estimates = best.estimates()
+        carried = "output_tokens_per_s", "goodput_per_s"
+        tokens, goodput = (shown(name, estimates[name].mean) for name in carried)
+        beyond = "" if best is points[-1] else ", and the next one tried broke them"
+        yield (
+            f"The highest load within the limits was {best.load.label}: {goodput} good requests and"
+            f" {tokens} tokens per second{beyond}."
+        )
+    if efficient is not None and "e2e_p50_ms" in efficient.estimates():
+        yield f"Throughput over latency was best at {efficient.load.label}."
+
+
+def write_report(run: Run, directory: Path) -> list[Path]:
+    """`report.html` and a PNG for each plot; their paths, the page's first."""
+    page, written = directory / "report.html", []
+    drawings = []
+    for name, plot in PLOTS.items():
+        figure = plot(run)
+        if figure is None:
+            continue
+        path = directory / f"{name}.png"
+        save(figure, path)
+        written.append(path)
+        drawing = io.StringIO()
+        figure.savefig(drawing, format="svg")
+        drawings.append(Markup(drawing.getvalue().partition("<svg")[2].join(("<svg", ""))))
+    page.write_text(_render(run, drawings), encoding="utf-8")
+    return [page, *written]
+
+
+def _render(run: Run, drawings: list[Markup]) -> str:
+    points = by_load(run)
+    found = [point.estimates() for point in points]
+    names = [name for name in FIGURES if any(name in estimates for estimates in found)]
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    template = Path(__file__).with_name("report.html.jinja").read_text(encoding="utf-8")
+    rows = [
+        (FIGURES[name], [with_margin(name, it[name]) if name in it else "" for it in found])
+        for name in names
+    ]
+    errors = [
+        (point.load.label, text, count)
+        for point in points
+        for repeat in point.repeats
+        for text, count in repeat.errors.items()
+    ]
+    return environment.from_string(template).render(
+        run=run,
+        conclusions=list(conclusions(run)),
+        loads=[point.load.label for point in points],
+        repeats=max((len(point.repeats) for point in points), default=0),
+        rows=rows,
+        errors=errors,
+        drawings=drawings,
+    )
