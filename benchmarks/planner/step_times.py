@@ -17,6 +17,19 @@ from __future__ import annotations
 from bisect import bisect_right
 from dataclasses import dataclass
 
+from benchmarks.planner.hardware import Gpu
+from benchmarks.planner.model_shape import KvDtype, ModelShape
+
+BANDWIDTH_SHARE = 0.75
+"""Assumed: of the data sheet's bandwidth, what decoding reaches."""
+COMPUTE_SHARE = 0.5
+"""Assumed: of the data sheet's dense throughput, what reading prompts reaches with matrices as
+small as the 1.5B's."""
+STEP_OVERHEAD_S = 0.002
+"""Assumed: scheduling, launch and sampling of one step, beside what its kernels take."""
+SEQUENCE_OVERHEAD_S = 15e-6
+"""Assumed: what each sequence adds to it."""
+
 Knots = tuple[tuple[int, float], ...]
 """Points of a curve over the number of sequences, seconds; straight lines between them."""
 
@@ -57,6 +70,22 @@ class StepTimes:
         else:
             bound = min(num_steps, int((compute_s - memory_s) / growth_s) + 1)
         return fixed_s + bound * compute_s + _sum(memory_s, growth_s, bound, num_steps)
+
+
+def roofline(
+    gpu: Gpu, shape: ModelShape, kv_dtype: KvDtype = "auto", prompt_tokens: float = 0
+) -> StepTimes:
+    """By the data sheet and the shares above; attention within prompts counts as for prompts of
+    `prompt_tokens`, whose tokens see half of it on average."""
+    bandwidth, flops = BANDWIDTH_SHARE * gpu.bandwidth_bytes_s, COMPUTE_SHARE * gpu.flops
+    return StepTimes(
+        by_running=((0, STEP_OVERHEAD_S), (1000, STEP_OVERHEAD_S + 1000 * SEQUENCE_OVERHEAD_S)),
+        weights_s=shape.read_bytes / bandwidth,
+        kv_token_s=shape.kv_bytes(kv_dtype) / bandwidth,
+        token_s=shape.flops() / flops,
+        prefill_token_s=shape.flops(prompt_tokens / 2) / flops,
+        overlapped=True,
+    )
 
 
 def _sum(first: float, growth: float, start: int, stop: int) -> float:
