@@ -6,11 +6,14 @@ checked where its source knows the answer.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from random import Random
+from types import ModuleType
 from typing import Any
 
 import msgspec
@@ -103,23 +106,33 @@ def _same_as(answer: str | None, form: AnswerForm) -> Check | None:
 
 
 def _from_gym(prompts: FromGym) -> Source:
-    try:
-        import reasoning_gym
-    except ImportError:
-        raise SettingsError(
-            "reasoning-gym is not installed; pip install 'r1-serve[bench]', or take a workload"
-            " without it"
-        ) from None
+    create = _gym()
     tasks = []
     for name in prompts.tasks:
         try:
-            dataset = reasoning_gym.create_dataset(
-                name, size=prompts.size, seed=prompts.seed, **prompts.config
-            )
+            dataset = create(name, size=prompts.size, seed=prompts.seed, **prompts.config)
         except (ValueError, TypeError) as error:
             raise SettingsError(f"reasoning-gym, task {name!r}: {error}") from error
         tasks += [_gym_task(dataset, entry, prompts.answer_form) for entry in dataset]
     return lambda rng, _: rng.choice(tasks)
+
+
+def _gym() -> Callable[..., Any]:
+    """reasoning-gym's maker of data sets. Raises `SettingsError` where it isn't installed."""
+    try:
+        import_module("pycosat")
+    except ImportError:
+        # A C extension without wheels that only zebra_puzzles uses, but every import asks for.
+        sys.modules["pycosat"] = ModuleType("pycosat")
+    try:
+        from reasoning_gym import create_dataset
+    except ImportError as error:
+        raise SettingsError(
+            f"{error.name} is not installed; pip install 'r1-serve[gym]', or take a workload"
+            " whose prompts come from elsewhere"
+        ) from None
+    create: Callable[..., Any] = create_dataset
+    return create
 
 
 def _gym_task(dataset: Any, entry: Any, form: AnswerForm) -> Task:
