@@ -15,7 +15,8 @@ from benchmarks.planner.step_times import on_curve
 Limit = Literal[
     "KV memory",
     "max_num_seqs",
-    "memory bandwidth",
+    "memory bandwidth (weights)",
+    "memory bandwidth (KV)",
     "compute of prefill",
     "compute",
     "step overhead",
