@@ -1,4 +1,4 @@
-"""A calibration's file: the step times of a real engine and what it can hold. Pure, but for reading.
+"""A calibration's file: the step times of a real engine and what it can hold.
 
 `python -m benchmarks.planner.validate` writes one.
 """

@@ -12,7 +12,7 @@ import typer
 from benchmarks.planner.calibration import CalibrationError, read_calibration
 from benchmarks.planner.capacity import limits_of
 from benchmarks.planner.demand import Demand, Slo
-from benchmarks.planner.hardware import GPUS, Gpu, find_gpu
+from benchmarks.planner.hardware import GPUS, find_gpu
 from benchmarks.planner.limit import Card
 from benchmarks.planner.model_shape import (
     R1_DISTILL_QWEN_1_5B,
@@ -49,12 +49,14 @@ class Options:
     share: float = 0.95
     kv_dtype: str = "auto"
     max_num_seqs: int | None = None
-    context: int = 32768
+    context: int | None = None
     model: Path | None = None
     step_times: Path | None = None
 
 
 _DEFAULT = Options()
+_USUAL_CONTEXT = 32768
+"""As in configs/gpu.toml: with less the thinking is cut and the answer lost."""
 _LEAST = {
     "users": 1,
     "rate": 0,
@@ -120,8 +122,12 @@ def plan_command(
         typer.Option("--max-num-seqs", help="Sequences at once on one replica; vLLM's default."),
     ] = None,
     context: Annotated[
-        int, typer.Option("--context", help="The longest prompt and reply together, in tokens.")
-    ] = _DEFAULT.context,
+        int | None,
+        typer.Option(
+            "--context",
+            help="The longest prompt and reply together, in tokens; the model's, at most 32768.",
+        ),
+    ] = None,
     model: Annotated[
         Path | None,
         typer.Option("--model", help="A model's directory; without it the 1.5B R1 distill."),
@@ -165,7 +171,7 @@ def planned(options: Options) -> tuple[Plan, Card, Demand]:
     _check(options)
     card = _card(options)
     model = _engine(options, card)
-    demand = _demand(options, model.limits)
+    demand = _demand(options, _context(options, card, model.limits))
     return plan(model, card, demand, _slo(options)), card, demand
 
 
@@ -234,15 +240,23 @@ def _calibrated(path: Path, max_num_seqs: int | None) -> EngineModel:
     return replace(model, limits=limits)
 
 
-def _demand(options: Options, limits: Limits) -> Demand:
-    room = limits.kv_tokens // limits.block_tokens * limits.block_tokens
-    if options.context > room:
+def _context(options: Options, card: Card, limits: Limits) -> int:
+    longest, room = card.shape.max_context, limits.kv_tokens // limits.block_tokens
+    room *= limits.block_tokens
+    context = options.context or min(_USUAL_CONTEXT, longest)
+    if context > longest:
+        raise PlanError(f"--context {context} is more than the model's {longest} tokens")
+    if context > room:
         raise PlanError(
-            f"--context {options.context} is more than the {room} tokens whose KV fits; take a "
-            f"larger card, --kv-dtype fp8 or a smaller --context"
+            f"the KV of a --context of {context} doesn't fit: there is room for {room} tokens; "
+            f"take a smaller --context, --kv-dtype fp8 or a larger card"
         )
-    if options.prompt >= options.context:
-        raise PlanError(f"--prompt {options.prompt} must be less than --context {options.context}")
+    if options.prompt >= context:
+        raise PlanError(f"--prompt {options.prompt} must be less than --context {context}")
+    return context
+
+
+def _demand(options: Options, context: int) -> Demand:
     return Demand(
         users=options.users,
         rate=options.rate,
@@ -250,7 +264,7 @@ def _demand(options: Options, limits: Limits) -> Demand:
         prompt_tokens=options.prompt,
         think_tokens=options.think,
         answer_tokens=options.answer,
-        context=options.context,
+        context=context,
     )
 
 

@@ -77,15 +77,14 @@ class Latency:
         return all(seen is None or limit is None or seen <= limit for seen, limit in pairs)
 
 
-def latency_of(request: Request, outside_s: float = 0.0) -> Latency:
-    """`outside_s` is spent before and behind the engine: HTTP, tokenizing, the network."""
+def latency_of(request: Request) -> Latency:
     if request.first_token_s is None or request.ended_s is None:
         raise ValueError("the request has not ended")
     arrived_s, first_s, ended_s = request.arrived_s, request.first_token_s, request.ended_s
     answer_s = request.first_answer_s
     return Latency(
-        ttft_s=first_s - arrived_s + outside_s,
-        ttfa_s=None if answer_s is None else answer_s - arrived_s + outside_s,
+        ttft_s=first_s - arrived_s,
+        ttfa_s=None if answer_s is None else answer_s - arrived_s,
         tpot_s=(ended_s - first_s) / max(1, request.output_tokens - 1),
-        e2e_s=ended_s - arrived_s + outside_s,
+        e2e_s=ended_s - arrived_s,
     )

@@ -125,7 +125,7 @@ def carried_by_one(
             low = middle
         else:
             high, beyond = middle, at
-    return low, beyond
+    return (demand.with_load(low).load if low else 0.0), beyond
 
 
 def _forecast(outcome: Outcome, num_replicas: int, slo: Slo) -> Forecast:

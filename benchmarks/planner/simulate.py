@@ -32,6 +32,7 @@ class EngineModel:
     step_times: StepTimes
     limits: Limits
     outside_s: float = 0.0
+    """From the client to the engine and back: HTTP, tokenizing, the network."""
 
 
 @dataclass(slots=True)
@@ -117,7 +118,7 @@ class Simulation:
                 backlog = self._under_way() - begin
         waits_s = [(r.started_s or 0.0) - r.arrived_s for r in self._done]
         return Outcome(
-            [latency_of(request, self._model.outside_s) for request in self._done],
+            [latency_of(request) for request in self._done],
             self._use,
             sum(waits_s) / num_measured,
             self._demand.users is None and backlog > _BACKLOG * num_measured,
@@ -155,7 +156,7 @@ class Simulation:
         self._num_arrived += 1
         if self._demand.rate is not None:
             self._at(now_s + self._rng.expovariate(self._demand.rate))
-        request = self._demand.request(now_s, self._rng)
+        request = self._demand.request(now_s - self._model.outside_s, self._rng)
         number = min(range(len(self._engines)), key=lambda i: self._engines[i].num_requests)
         self._take(number, now_s)
         self._engines[number].submit(request, now_s)
@@ -182,7 +183,7 @@ class Simulation:
                 self._done.append(request)
             if self._demand.users is not None:
                 pause_s = self._demand.pause_s and self._rng.expovariate(1 / self._demand.pause_s)
-                self._at(now_s + pause_s)
+                self._at(now_s + pause_s + self._model.outside_s)
 
     def _expect(self, number: int) -> None:
         self._versions[number] += 1
