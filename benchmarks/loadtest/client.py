@@ -140,7 +140,7 @@ class _Connection(asyncio.Protocol):
         """The future ends with the reply, or with the connection."""
         self.record, self._window = record, window
         self.body = bytearray()
-        self._counted = self._searched = 0
+        self._counted = self._last_event = 0
         self.answer_from: int | None = None
         self._last_s: float | None = None
         self._parser = httptools.HttpResponseParser(self)
@@ -160,37 +160,26 @@ class _Connection(asyncio.Protocol):
         self.record.status = self._parser.get_status_code()
 
     def on_body(self, body: bytes) -> None:
+        """Reads may cut an event anywhere: it counts when its beginning has come, and is looked
+        through again with the next read."""
         self.body += body
-        num_events = self._new_events()
-        if num_events:
-            now_s, last_s = self._window.clock(), self._last_s
-            if last_s is None:
-                self._look_for_text(now_s)
-                last_s = self._last_s
-                self._window.count(num_events, None)
-            else:
-                self._window.count(num_events, now_s - last_s)
-                self._last_s = now_s
-            if last_s is not None and self.answer_from is None:
-                self._look_for_answer(now_s)
-
-    def _new_events(self) -> int:
-        """Events whose beginning has come since the last look; reads may cut one anywhere."""
         num_events = self.body.count(_EVENT, self._counted)
-        if num_events:
-            self._searched = self.body.find(_EVENT, self._counted)
-            self._counted = self.body.rfind(_EVENT) + len(_EVENT)
-            self.record.num_events += num_events
-        return num_events
-
-    def _look_for_text(self, now_s: float) -> None:
-        if TEXT.search(self.body):
-            self.record.first_at_s = self._last_s = now_s
-
-    def _look_for_answer(self, now_s: float) -> None:
-        if _ANSWER.search(self.body, self._searched):
+        now_s, window = self._window.clock(), self._window
+        if self._last_s is not None:
+            if num_events:
+                window.count(num_events, now_s - self._last_s)
+                self._last_s = now_s
+        else:
+            window.count(num_events, None)
+            if TEXT.search(self.body, self._last_event):
+                self.record.first_at_s = self._last_s = now_s
+        if self.answer_from is None and _ANSWER.search(self.body, self._last_event):
             self.record.answer_at_s = now_s
-            self.answer_from = self._searched
+            self.answer_from = self._last_event
+        if num_events:
+            self.record.num_events += num_events
+            self._last_event = self.body.rfind(_EVENT)
+            self._counted = self._last_event + len(_EVENT)
 
     def on_message_complete(self) -> None:
         self.record.ended_at_s = self._window.clock()

@@ -16,8 +16,12 @@ _T_95 = (
 _NORMAL_95 = 1.96
 
 
+MIN_REPEATS = 3
+"""Of two repeats the interval is so wide (12.7 standard errors) that it says nothing."""
+
+
 class Estimate(msgspec.Struct, frozen=True):
-    """`margin`: half the width of the 95 % confidence interval; None with a single repeat."""
+    """`margin`: half the width of the 95 % confidence interval; None of too few repeats."""
 
     mean: float
     margin: float | None = None
@@ -33,8 +37,8 @@ class Estimate(msgspec.Struct, frozen=True):
 
 def estimate(values: Sequence[float]) -> Estimate:
     """Of one figure's values, one a repeat."""
-    if len(values) < 2:
-        return Estimate(values[0])
+    if len(values) < MIN_REPEATS:
+        return Estimate(fmean(values))
     degrees = len(values) - 1
     t = _T_95[degrees - 1] if degrees <= len(_T_95) else _NORMAL_95
     return Estimate(fmean(values), t * stdev(values) / math.sqrt(len(values)))

@@ -40,14 +40,20 @@ class Task:
     check: Check | None = None
 
 
-class FromFile(msgspec.Struct, frozen=True, tag_field="from", tag="file", kw_only=True):
+class _Source(
+    msgspec.Struct, frozen=True, kw_only=True, tag_field="from", forbid_unknown_fields=True
+):
+    pass
+
+
+class FromFile(_Source, frozen=True, tag="file"):
     """A JSON line for each task: `prompt`, and `answer` where it can be checked."""
 
     path: str
     answer_form: AnswerForm = "boxed"
 
 
-class FromGym(msgspec.Struct, frozen=True, tag_field="from", tag="reasoning-gym", kw_only=True):
+class FromGym(_Source, frozen=True, tag="reasoning-gym"):
     """Tasks that reasoning-gym makes and checks; of each `size`, from `seed`."""
 
     tasks: list[str]
@@ -57,7 +63,7 @@ class FromGym(msgspec.Struct, frozen=True, tag_field="from", tag="reasoning-gym"
     answer_form: AnswerForm = "boxed"
 
 
-class FromWords(msgspec.Struct, frozen=True, tag_field="from", tag="words", kw_only=True):
+class FromWords(_Source, frozen=True, tag="words"):
     """`tokens` (about) of text that is different each time, then `ask`."""
 
     tokens: Number

@@ -34,9 +34,10 @@ def shown(name: str, value: float) -> str:
 
 def with_margin(name: str, estimate: Estimate) -> str:
     text = shown(name, estimate.mean)
-    if estimate.margin is None:
+    if not estimate.margin:
         return text
-    return f"{text} ± {shown(name, estimate.margin)}"
+    number, _, unit = text.partition(" ")
+    return f"{number} ± {shown(name, estimate.margin).partition(' ')[0]} {unit}".strip()
 
 
 def headed(name: str) -> str:

@@ -22,7 +22,7 @@ from serve.settings import SettingsError, read_toml
 from serve.strict import StrictError, convert
 
 
-class Tenant(msgspec.Struct, frozen=True, kw_only=True):
+class Tenant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One kind of user. A conversation has `turns` requests, `pause_s` of reading between them;
     `fields` go into each request, and those that are tables are drawn."""
 
