@@ -43,5 +43,5 @@ def _pressure_us(num: int) -> float:
 
 
 def _us(act: Callable[[], object], num: int) -> float:
-    times = max(1, 100_000 // num)
+    times = max(10, 20_000 // num)
     return 1e6 * min(timeit.repeat(act, number=times, repeat=5)) / times

@@ -79,12 +79,14 @@ class Engines:
             self._advance(replica)
         for replica in replicas:
             replica.state = State.DEAD
+            # With each that is removed the step under way gets shorter, so the last may yet end.
             for leg, generation in replica.generations.items():
                 generation.took(leg, replica.engine.remove(leg, self._events.now_s))
                 broken.append((generation, replica))
             replica.clear()
         for generation, replica in broken:
-            self._broken(generation, replica)
+            has_ended = generation.num_done == generation.output_tokens
+            (self._ended if has_ended else self._broken)(generation, replica)
 
     # ---- one engine ----
 

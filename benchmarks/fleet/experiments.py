@@ -10,7 +10,7 @@ import gc
 import multiprocessing
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from math import cos, pi
@@ -39,7 +39,7 @@ class Scale:
     routers: tuple[int, ...] = (1, 8, 32)
     num_replicas: int = 1000
     num_day_replicas: int = 100
-    day_s: float = 7200.0
+    day_s: float = 4 * 3600.0
 
 
 QUICK = Scale(sizes=(4, 16, 64), num_replicas=64, num_day_replicas=16, day_s=3600.0)
@@ -128,13 +128,14 @@ def brownout(scale: Scale) -> Worlds:
 
 
 def autoscaling(scale: Scale) -> Worlds:
-    """A day, compressed, with two bursts. The fixed fleet has a fifth to spare at the peak."""
+    """A day, compressed, with two bursts. The fixed fleet has a fifth to spare at the peak; scaling
+    begins after the warm-up, since an idle fleet would be made small at once."""
     num, day_s = scale.num_day_replicas, scale.day_s
     fixed = replace(
         _questions(num, day(day_s), duration_s=day_s),
         num_routers=1,
         max_in_flight_per_replica=NUM_SEATS,
-        bucket_s=day_s / 240,
+        bucket_s=day_s / 120,
     )
     settings = AutoscaleSettings(
         max_replicas=2 * num, min_replicas=2, target_requests_per_replica=0.75 * NUM_SEATS
@@ -207,12 +208,23 @@ def timed(world: World) -> tuple[Outcome, float]:
 
 
 def run_all(worlds: Mapping[str, World], jobs: int) -> dict[str, tuple[Outcome, float]]:
-    """Side by side in `jobs` processes; progress goes to stderr."""
+    """Side by side in `jobs` processes, or in this one; progress goes to stderr."""
     done = {}
+    for name, outcome in _in_this_one(worlds) if jobs == 1 else _in_processes(worlds, jobs):
+        done[name] = outcome
+        print(f"{name}: {outcome[1]:.0f} s", file=sys.stderr)
+    return {name: done[name] for name in worlds}
+
+
+def _in_this_one(worlds: Mapping[str, World]) -> Iterator[tuple[str, tuple[Outcome, float]]]:
+    for name, world in worlds.items():
+        yield name, timed(world)
+
+
+def _in_processes(
+    worlds: Mapping[str, World], jobs: int
+) -> Iterator[tuple[str, tuple[Outcome, float]]]:
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
         futures = {pool.submit(timed, world): name for name, world in worlds.items()}
         for future in as_completed(futures):
-            name = futures[future]
-            done[name] = future.result()
-            print(f"{name}: {done[name][1]:.0f} s", file=sys.stderr)
-    return {name: done[name] for name in worlds}
+            yield futures[future], future.result()

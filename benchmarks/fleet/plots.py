@@ -123,7 +123,7 @@ def brownout(runs: Runs) -> Figure:
         ax.axvspan(*BURST_S, color="#eeeeee", zorder=0)
         ax.set_xlim(0, off.series("at_s")[-1])
         ax.set_ylim(bottom=0)
-    rates.legend(frameon=False, fontsize=8, ncols=2, loc="lower left")
+    rates.legend(frameon=False, fontsize=8, loc="upper right")
     return figure
 
 
@@ -150,12 +150,11 @@ def faults(runs: Runs) -> Figure:
     figure, (good, ttft) = _figure(2, 1, 8, 5)
     for (name, run), colour in zip(runs.items(), (FIRST, SECOND, OFFERED), strict=True):
         _line(good, run, "good_per_s", colour, name)
-        _line(ttft, run, "ttft_p99_s", colour, name)
+        _line(ttft, run, "ttft_p99_s", colour, name, 1000)
     good.set(ylabel="per second", title="good answers")
-    ttft.set(ylabel="s", title="TTFT p99", xlabel="seconds", yscale="log")
-    ttft.yaxis.set_major_formatter("{x:g}")
-    good.set_ylim(bottom=0)
+    ttft.set(ylabel="ms", title="TTFT p99", xlabel="seconds")
     for ax in (good, ttft):
+        ax.set_ylim(bottom=0)
         ax.axvline(FAULT_S, color="#888888", linewidth=1, linestyle=":")
         ax.set_xlim(0, run.series("at_s")[-1])
     good.annotate("1 in 20 dies", (FAULT_S, 0), (4, 4), textcoords="offset points", fontsize=8)

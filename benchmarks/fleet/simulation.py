@@ -76,7 +76,7 @@ class Simulation:
                 lambda: sum(router.num_queued for router in self._routers),
                 self._lost,
             )
-            events.at(0.0, self._scale)
+            events.at(world.warm_up_s, self._scale)
         events.run()
         if self._scaling is not None:
             self._record.num_scalings = self._scaling.num_changes

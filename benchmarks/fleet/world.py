@@ -90,6 +90,7 @@ class World:
     """Of one router. None: all routers together have as many slots as the engines have seats."""
     brownout: BrownoutSettings = field(default_factory=BrownoutSettings)
     autoscale: AutoscaleSettings | None = None
+    """From the end of the warm-up on."""
     startup_s: float = 90.0
     drain_s: float = 120.0
     """After it, what a replica that leaves still runs goes on elsewhere
