@@ -68,7 +68,15 @@ k8s-check:  ## the Kubernetes manifests against the settings and what is pinned
 	@exec $(BIN)/python -m pytest tests/test_k8s.py $(ARGS)
 
 .PHONY: bench
-bench: bench-router bench-balancing bench-overload bench-thinking bench-ray  ## every benchmark there is
+bench:  ## quick: a load test of the demo model with a page and pictures, and the router's cost
+	$(install) --profile $(PROFILE) --dev
+	@$(BIN)/r1-serve bench run --concurrency 1,4,16,64 --seconds 10 --warm-up 3 --repeats 3 \
+		--slo-ttft-ms 500 --slo-tpot-ms 30 --out bench-results/quick $(ARGS)
+	@exec $(BIN)/python -m benchmarks.router_bench --contenders direct,r1-serve --rounds 1 \
+		--streams 64 --out bench-results/router-quick.json
+
+.PHONY: bench-all
+bench-all: bench bench-router bench-balancing bench-overload bench-thinking bench-ray  ## every one
 
 .PHONY: bench-router
 bench-router:  ## the router's own cost, beside other routers, over a stand-in engine

@@ -68,7 +68,7 @@ def run(
         float, typer.Option("--burstiness", min=0, help="Of rates. 1: Poisson; 4: in bunches.")
     ] = 1.0,
     ramp: Annotated[float, typer.Option("--ramp", min=0, help="Seconds to reach a load.")] = 0.0,
-    seconds: Annotated[float, typer.Option("--seconds", min=1, help="Measured, of a load.")] = 30.0,
+    seconds: Annotated[float, typer.Option("--seconds", min=0.1, help="Measured, of a load.")] = 30.0,
     warm_up: Annotated[float, typer.Option("--warm-up", min=0, help="Seconds before.")] = 5.0,
     patience: Annotated[
         float, typer.Option("--patience", min=0, help="Seconds after, for what was sent to end.")
@@ -97,7 +97,7 @@ def run(
     from benchmarks.loadtest.drive import Span
     from benchmarks.loadtest.figures import Slo
     from benchmarks.loadtest.run import Plan
-    from benchmarks.loadtest.workload import load_workload
+    from benchmarks.loadtest.workload import Conversations, load_workload
     from serve.discovery import engine_url
 
     with clear_errors(), _needed_packages():
@@ -107,8 +107,9 @@ def run(
         sweep = sweep.with_shape(burstiness, ramp, stop_below)
         limits = (slo_ttft_ms, slo_tpot_ms, slo_ttfa_ms, slo_e2e_ms)
         slo = Slo(*(limit or None for limit in limits))
-        asked = load_workload(workload)
-        directory = out or Path("bench-results") / f"{asked.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+        asked = Conversations(load_workload(workload))
+        name = f"{asked.workload.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+        directory = out or Path("bench-results") / name
         with contextlib.ExitStack() as stack:
             base = engine_url(url) if url else stack.enter_context(_served(config))
             endpoint = Endpoint(base, model or "", os.environ.get("R1_API_KEY"))
@@ -162,6 +163,7 @@ def workloads() -> None:
 
 def _sweep(given: dict[Kind, str], trace: str, search: str, start: float) -> Sweep:
     """Raises `SettingsError` for what can't be read, or can't be asked at once."""
+    from benchmarks.loadtest.load import read_trace
     from benchmarks.loadtest.plan import Sweep
 
     asked = [kind for kind, values in given.items() if values]
@@ -172,6 +174,7 @@ def _sweep(given: dict[Kind, str], trace: str, search: str, start: float) -> Swe
     if search not in ("", "rate", "concurrency"):
         raise SettingsError(f"--search must be `rate` or `concurrency`, got {search!r}")
     if trace:
+        read_trace(trace)
         return Sweep("rate", (1.0,), trace=trace)
     if asked:
         return Sweep(asked[0], _numbers(asked[0], given[asked[0]]))

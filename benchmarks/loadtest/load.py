@@ -16,6 +16,7 @@ from typing import Literal
 import msgspec
 
 from benchmarks.loadtest.lines import read_lines
+from serve.settings import SettingsError
 
 Kind = Literal["rate", "concurrency", "batch"]
 
@@ -98,11 +99,18 @@ class _Line(msgspec.Struct):
     output_length: int | None = None
 
 
-def replayed(load: Load) -> Iterator[Arrival]:
-    """Raises `SettingsError` for a file that isn't a trace."""
-    first_ms: float | None = None
+def read_trace(path: str) -> list[_Line]:
+    """Raises `SettingsError` for a file that isn't a trace, or an empty one."""
     form = '{"timestamp": ms}, with `input_length` and `output_length` in tokens if you like'
-    for line in read_lines(Path(load.trace), _Line, form):
-        first_ms = line.timestamp if first_ms is None else first_ms
-        at_s = (line.timestamp - first_ms) / 1000 / load.value
+    lines = list(read_lines(Path(path), _Line, form))
+    if not lines:
+        raise SettingsError(f"{path}: no arrivals in it; each line is {form}")
+    return lines
+
+
+def replayed(load: Load) -> Iterator[Arrival]:
+    """Its first arrival is at 0. Raises `SettingsError`."""
+    lines = read_trace(load.trace)
+    for line in lines:
+        at_s = (line.timestamp - lines[0].timestamp) / 1000 / load.value
         yield Arrival(at_s, line.input_length, line.output_length)

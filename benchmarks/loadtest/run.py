@@ -23,7 +23,7 @@ from benchmarks.loadtest.observe import Observer, figures_seen, served_model
 from benchmarks.loadtest.plan import Sweep, next_load
 from benchmarks.loadtest.record import Record
 from benchmarks.loadtest.store import Machine, Point, Repeat, Run, Store
-from benchmarks.loadtest.workload import Conversations, Workload
+from benchmarks.loadtest.workload import Conversations
 
 T = TypeVar("T", int, float)
 
@@ -36,7 +36,7 @@ class Plan:
     """What is asked of whom."""
 
     endpoint: Endpoint
-    workload: Workload
+    conversations: Conversations
     sweep: Sweep
     span: Span
     slo: Slo
@@ -54,8 +54,7 @@ class Progress:
 async def run_test(plan: Plan, run: Run, store: Store, progress: Progress) -> None:
     """Fills in `run` and keeps it in `store` after each step. Cancelled, what was measured until
     then is kept too, that of the step under way marked as interrupted."""
-    conversations = Conversations(plan.workload)
-    driver = Driver(plan.endpoint, conversations)
+    driver = Driver(plan.endpoint, plan.conversations)
     try:
         for repeat in range(plan.repeats):
             for number in itertools.count():
@@ -187,7 +186,7 @@ async def new_run(plan: Plan, name: str, command: str) -> tuple[Plan, Run]:
         command,
         plan.endpoint.url,
         model,
-        plan.workload,
+        plan.conversations.workload,
         plan.slo,
         machine,
         server,

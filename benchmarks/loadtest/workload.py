@@ -94,16 +94,16 @@ class Conversations:
     """An endless supply of a workload's conversations, the same for the same `repeat`."""
 
     def __init__(self, workload: Workload, repeat: int = 0) -> None:
-        self._workload = workload
+        self.workload = workload
         self._sources = {t.name: source_of(t.prompts) for t in workload.tenants}
         self.restart(repeat)
 
     def restart(self, repeat: int) -> None:
-        self._rng = Random(f"{self._workload.seed}/{repeat}")
+        self._rng = Random(f"{self.workload.seed}/{repeat}")
 
     def next(self, arrival: Arrival | None = None) -> Conversation:
         """`arrival` may say how long it is to be, in tokens."""
-        tenants = self._workload.tenants
+        tenants = self.workload.tenants
         (tenant,) = self._rng.choices(tenants, [tenant.weight for tenant in tenants])
         rng = Random(self._rng.getrandbits(64))
         ask = self._sources[tenant.name]
