@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from benchmarks.planner.capacity import kv_tokens
+from benchmarks.planner.demand import Slo
 from benchmarks.planner.hardware import GPUS, Gpu
 from benchmarks.planner.model_shape import KvDtype, ModelShape
 from benchmarks.planner.simulate import EngineModel, Outcome
@@ -21,10 +22,13 @@ Limit = Literal[
     "compute",
     "step overhead",
 ]
-_OFTEN = 0.05
-"""A share of the time, or of the requests, that counts."""
+_OFTEN = 0.02
+"""A share of the time that counts."""
 _LONG_WAIT = 0.1
 """Of a request's time."""
+
+_NEAR = 0.9
+"""To a limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,19 +42,32 @@ class Card:
     """Whether the step times come from a calibration rather than from the card's data sheet."""
 
 
-def binding_limit(model: EngineModel, outcome: Outcome) -> Limit:
+def binding_limit(model: EngineModel, outcome: Outcome, slo: Slo) -> Limit:
     """Of an outcome under more load than the engine carries: what requests wait for, if they wait
-    long for their first step; else the largest part of the step's time."""
+    too long for their first step; else the largest part of the step's time."""
     use = outcome.use
-    e2e_s = sum(latency.e2e_s for latency in outcome.latencies) / len(outcome.latencies)
-    preempted = use.num_preemptions > _OFTEN * len(outcome.latencies)
-    if outcome.mean_wait_s > _LONG_WAIT * e2e_s or preempted:
-        if preempted or use.short_of_kv > max(use.short_of_seats, _OFTEN * use.replica_s):
+    if _wait_too_long(outcome, slo):
+        if use.short_of_kv > max(use.short_of_seats, _OFTEN * use.replica_s):
             return "KV memory"
-        if use.short_of_seats > _OFTEN * use.replica_s:
+        if use.short_of_seats > _OFTEN * use.replica_s and _has_time_for_more(outcome, slo):
             return "max_num_seqs"
     parts = parts_of_time(model, outcome)
     return max(parts, key=lambda limit: parts[limit])
+
+
+def _wait_too_long(outcome: Outcome, slo: Slo) -> bool:
+    """Whether most of those that are not good had their first token too late, or waiting is much of
+    a request's time."""
+    seen = outcome.latencies
+    num_bad = sum(not latency.good(slo) for latency in seen)
+    num_late = sum(slo.ttft_s is not None and latency.ttft_s > slo.ttft_s for latency in seen)
+    e2e_s = sum(latency.e2e_s for latency in seen) / len(seen)
+    return num_late > num_bad / 2 or outcome.mean_wait_s > _LONG_WAIT * e2e_s
+
+
+def _has_time_for_more(outcome: Outcome, slo: Slo) -> bool:
+    """Whether further seats would leave the time per token within its limit."""
+    return slo.tpot_s is None or outcome.percentile_s("tpot_s", 50) < _NEAR * slo.tpot_s
 
 
 def parts_of_time(model: EngineModel, outcome: Outcome) -> dict[Limit, float]:

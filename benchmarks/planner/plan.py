@@ -65,12 +65,12 @@ class Plan:
 def plan(model: EngineModel, card: Card, demand: Demand, slo: Slo) -> Plan:
     alone = _alone(model, demand)
     if alone.good_share(slo) < slo.share:
-        limit = binding_limit(model, alone)
+        limit = binding_limit(model, alone, slo)
         return Plan(None, _forecast(alone, 1, slo), 0.0, limit, _unattainable(limit, card))
     num_replicas = least_replicas(lambda num: fleet(model, num, demand).keeps(slo))
     likely = demand.load / (num_replicas or 1)
     carried, beyond = carried_by_one(model, demand, slo, likely)
-    limit = binding_limit(model, beyond)
+    limit = binding_limit(model, beyond, slo)
     if num_replicas is None:
         return Plan(None, _forecast(alone, 1, slo), carried, limit, advice(limit, card))
     forecast = _forecast(fleet(model, num_replicas, demand), num_replicas, slo)

@@ -101,14 +101,14 @@ def arrivals(rate: float, seconds: float, seed: int) -> list[float]:
     return list(itertools.takewhile(lambda at_s: at_s < seconds, times))
 
 
+def staggered(size: Size, num_clients: int) -> list[Size]:
+    """The clients' first replies end one after the other, else all would go on in step."""
+    firsts = [max(2, size.output_tokens * (i + 1) // num_clients) for i in range(num_clients)]
+    return [*(Size(size.prompt_tokens, tokens) for tokens in firsts), *[size] * 100_000]
+
+
 def calibration_windows(target: drive.Target, settings: Settings) -> Iterator[Counts]:
     """The levels go round, so that what the machine does meanwhile doesn't fall on one of them."""
-
-    def staggered(size: Size, level: int) -> list[Size]:
-        """The clients' first replies end one after the other, else all would go on in step."""
-        firsts = [max(2, size.output_tokens * (i + 1) // level) for i in range(level)]
-        return [*(Size(size.prompt_tokens, tokens) for tokens in firsts), *[size] * 100_000]
-
     seconds = settings.warm_up_s + settings.window_s
     for size in SIZES:
         for level in LEVELS:
