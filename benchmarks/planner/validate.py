@@ -17,9 +17,10 @@ import asyncio
 import itertools
 import statistics
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -32,6 +33,7 @@ from benchmarks.planner import drive, replay
 from benchmarks.planner.calibrate import LEVELS, SIZES, Counts, counts_of, fit
 from benchmarks.planner.calibration import read_calibration, write_calibration
 from benchmarks.planner.demand import Demand
+from benchmarks.planner.quiet import quietly
 from benchmarks.planner.samples import Figures, Sample, Size, figures
 from benchmarks.planner.sequence import Limits
 from benchmarks.planner.simulate import EngineModel
@@ -73,6 +75,8 @@ class Row(msgspec.Struct):
     load: str
     predicted: Figures
     measured: Figures
+    others_cores: float = 0.0
+    """What others took of the machine meanwhile (`quiet`)."""
 
     def error(self, field: str) -> float:
         """predicted / measured - 1."""
@@ -112,41 +116,55 @@ def calibration_windows(target: drive.Target, settings: Settings) -> Iterator[Co
     seconds = settings.warm_up_s + settings.window_s
     for size in SIZES:
         for level in LEVELS:
-            samples = asyncio.run(drive.closed(target, staggered(size, level), level, seconds))
+            sizes = staggered(size, level)
+            samples, _ = quietly(partial(_closed, target, sizes, level, seconds))
             yield counts_of(samples, level, settings.warm_up_s, seconds)
 
 
 def sweep(target: drive.Target, model: EngineModel, settings: Settings) -> Iterator[Row]:
     sizes, seconds = sizes_of(settings), settings.seconds
 
-    def row(load: str, predicted: Sequence[Sample], measured: Sequence[Sample]) -> Row:
+    def row(load: str, predicted: list[Sample], measure: Callable[[], list[Sample]]) -> Row:
+        measured, others = quietly(measure)
         begin_s = settings.warm_up_s
-        return Row(load, figures(predicted, begin_s, seconds), figures(measured, begin_s, seconds))
+        expected = figures(predicted, begin_s, seconds)
+        return Row(load, expected, figures(measured, begin_s, seconds), others)
 
     capacity = 0.0
     for num_clients in map(int, settings.clients.split(",")):
         predicted = replay.closed(model, sizes, num_clients, seconds)
-        measured = asyncio.run(drive.closed(target, sizes, num_clients, seconds))
-        yield (made := row(f"{num_clients} clients", predicted, measured))
+        measure = partial(_closed, target, sizes, num_clients, seconds)
+        yield (made := row(f"{num_clients} clients", predicted, measure))
         capacity = max(capacity, made.measured.requests_per_s)
     for share in map(float, settings.rates.split(",")):
         times_s = arrivals(share * capacity, seconds, settings.seed)
         predicted = replay.open_loop(model, sizes, times_s)
-        measured = asyncio.run(drive.open_loop(target, sizes, times_s))
-        yield row(f"{share * capacity:.1f}/s ({share:g} of capacity)", predicted, measured)
+        measure = partial(_open, target, sizes, times_s)
+        yield row(f"{share * capacity:.1f}/s ({share:g} of capacity)", predicted, measure)
+
+
+def _closed(
+    target: drive.Target, sizes: Sequence[Size], num_clients: int, seconds: float
+) -> list[Sample]:
+    return asyncio.run(drive.closed(target, sizes, num_clients, seconds))
+
+
+def _open(target: drive.Target, sizes: Sequence[Size], times_s: Sequence[float]) -> list[Sample]:
+    return asyncio.run(drive.open_loop(target, sizes, times_s))
 
 
 def render(rows: Sequence[Row]) -> str:
     titles = ["load"]
     for name in FIGURES.values():
         titles += [f"{name} predicted", "measured", "error"]
+    titles += ["others' CPU"]
     lines = [titles]
     for row in rows:
         line = [row.load]
         for field in FIGURES:
             values = (getattr(row.predicted, field), getattr(row.measured, field))
             line += [*(f"{value:.3g}" for value in values), f"{100 * row.error(field):+.0f} %"]
-        lines.append(line)
+        lines.append([*line, f"{row.others_cores:.2f}"])
     return table(lines)
 
 

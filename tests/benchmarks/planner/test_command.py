@@ -38,7 +38,7 @@ def test_step_times_that_were_measured_are_taken(tmp_path: Path):
     path = tmp_path / "step-times.json"
     times = StepTimes(((1, 1.0),))
     write_calibration(path, Calibration(step_times=times, limits=Limits(4, 2048, 40_000)))
-    options = ("--step-times", str(path), "--slo-tpot-ms", "1001", "--slo-ttft-ms", "3000")
+    options = ("--step-times", str(path), "--slo-tpot-ms", "2000", "--slo-ttft-ms", "3000")
     made = json.loads(run("--users", "1", "--json", *options, *FAST).output)
     assert made["forecast"]["tpot_s"]["p50"] == pytest.approx(1.0)
     fewer = json.loads(
