@@ -23,6 +23,7 @@ import math
 import os
 import platform
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -96,7 +97,10 @@ def _router_cpu_s(up: Up) -> float:
     return up.router.usage().cpu_s if up.router else math.nan
 
 
-def measure(settings: Settings, model: Model, names: Sequence[str]) -> dict[str, list[Sample]]:
+def measure(
+    settings: Settings, model: Model, names: Sequence[str], rounds: dict[str, list[Sample]]
+) -> None:
+    """Puts each sample into `rounds` as it comes, so that an interruption loses only the last."""
     mean_tokens = settings.mean_tokens or model.mean_tokens
     numbers = dict.fromkeys(names, settings.questions or model.num_questions)
     numbers[GUIDES] = settings.questions_for_guides or model.num_for_guides
@@ -107,7 +111,7 @@ def measure(settings: Settings, model: Model, names: Sequence[str]) -> dict[str,
         for running in up:
             warm_up = 1 if running.name == GUIDES else settings.concurrency
             running.drive(questions(warm_up, 16))
-        rounds: dict[str, list[Sample]] = {running.name: [] for running in up}
+        rounds |= {running.name: [] for running in up}
         cpu = Cpu(stack)
         for number in range(settings.rounds):
             turn = number % len(up)  # who comes first changes, in case the machine gets slower
@@ -117,7 +121,6 @@ def measure(settings: Settings, model: Model, names: Sequence[str]) -> dict[str,
                 print(f"round {number + 1}/{settings.rounds}  {running.name:12}", end="")
                 print(f" {seen.tokens_per_s:8.1f} tokens/s  TTFT {seen.ttft_p50_ms:.0f} ms", end="")
                 print(f"  others {seen.others_cores:.2f} cores", flush=True)
-    return rounds
 
 
 def machine() -> dict[str, object]:
@@ -143,8 +146,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"no contender {unknown[0]!r}; there are: {', '.join(NAMES)}")
     os.chdir(ROOT)
     began_at = datetime.now(UTC).isoformat(timespec="seconds")
-    rounds = measure(settings, model, names)
+    rounds: dict[str, list[Sample]] = {}
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # `timeout` ends it as Ctrl-C does
+    try:
+        measure(settings, model, names, rounds)
+    except KeyboardInterrupt:
+        print("stopped; what follows is of the rounds until then", file=sys.stderr)
     summary = summarise(rounds)
+    if not summary:
+        return 130
     command = shlex.join(["python", "-m", "benchmarks.baselines", *(argv or sys.argv[1:])])
     print(f"\n{began_at}  {command}\n\n{render(summary)}\n")
     report = Report("baselines", command, began_at, machine(), settings, summary, rounds)

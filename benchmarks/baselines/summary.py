@@ -71,8 +71,14 @@ Row = dict[str, float]
 
 
 def summarise(rounds: Mapping[str, Sequence[Sample]]) -> dict[str, Row]:
-    """A row for each contender: medians, and ratios that are paired by round."""
-    columns = {name: [asdict(sample) for sample in samples] for name, samples in rounds.items()}
+    """A row for each contender: medians, and ratios that are paired by round. Of a run that was
+    stopped only the rounds count that all contenders had, or in the first those that had theirs."""
+    num = min((len(samples) for samples in rounds.values() if samples), default=0)
+    columns = {
+        name: [asdict(sample) for sample in samples[:num]]
+        for name, samples in rounds.items()
+        if samples
+    }
 
     def column(name: str, key: str) -> list[float]:
         return [sample[key] for sample in columns[name]] if name in columns else []

@@ -89,3 +89,10 @@ def test_claims_that_do_not_hold_are_named() -> None:
 def test_what_was_not_measured_is_not_judged() -> None:
     assert judge(summarise(rounds(r1_serve=[sample(90)]))) == []
     assert judge(summarise(rounds(vllm=[sample(90)]))) == ["r1-serve was not measured"]
+
+
+def test_a_run_that_was_stopped_keeps_what_can_be_compared() -> None:
+    rows = summarise(rounds(guides=[sample(5), sample(1)], vllm=[sample(100)], r1_serve=[]))
+    assert set(rows) == {"guides", "vllm"}
+    assert rows["vllm"]["of_guides"] == 20
+    assert summarise(rounds(guides=[])) == {}
