@@ -14,8 +14,8 @@ from typing import TypeVar
 import psutil
 
 T = TypeVar("T")
-QUIET_CORES = 0.1
-MAX_TRIES = 3
+QUIET_CORES = 0.15
+MAX_TRIES = 2
 
 
 class Watch:
@@ -32,7 +32,7 @@ class Watch:
 
 
 def quietly(measure: Callable[[], T]) -> tuple[T, float]:
-    """What was measured at the quietest of a few tries, and the cores that others took in it."""
+    """What was measured at the quieter of two tries, and the cores that others took in it."""
     tries: list[tuple[T, float]] = []
     while len(tries) < MAX_TRIES and not (tries and tries[-1][1] <= QUIET_CORES):
         watch = Watch()

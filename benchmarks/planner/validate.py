@@ -4,10 +4,10 @@ Starts `r1-serve engine` with the demo model on this CPU, measures its step time
 then predicts a sweep of loads with mixed lengths, from the very sizes and arrival times that are
 sent, and measures it.
 
-    python -m benchmarks.planner.validate --calibrate    # first, about 4 minutes
-    python -m benchmarks.planner.validate                # the sweep, about 4 minutes
+    python -m benchmarks.planner.validate                     # both, about 5 minutes
+    python -m benchmarks.planner.validate --step-times FILE   # with an earlier calibration
 
-Files: bench-results/step-times.json (for `r1-serve plan --step-times`), with the windows it was
+Files: bench-results/step-times.json (for `r1-serve plan --step-times`), the windows that it was
 fitted to beside it, and bench-results/planner.json (predictions and measurements).
 """
 
@@ -16,7 +16,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import statistics
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -31,7 +30,7 @@ from benchmarks.options import parser_for
 from benchmarks.overload import Stack
 from benchmarks.planner import drive, replay
 from benchmarks.planner.calibrate import LEVELS, SIZES, Counts, counts_of, fit
-from benchmarks.planner.calibration import read_calibration, write_calibration
+from benchmarks.planner.calibration import Calibration, read_calibration, write_calibration
 from benchmarks.planner.demand import Demand
 from benchmarks.planner.quiet import quietly
 from benchmarks.planner.samples import Figures, Sample, Size, figures
@@ -53,10 +52,10 @@ FIGURES = {
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    calibrate: bool = False
-    window_s: float = 4.0
-    """Of each calibration load, after `warm_up_s`."""
-    seconds: float = 20.0
+    calibration_s: float = 4.0
+    """Of each load of the calibration, `calibration_warm_up_s` of it not counted."""
+    calibration_warm_up_s: float = 1.5
+    seconds: float = 14.0
     """Of each load of the sweep, `warm_up_s` of it not counted."""
     warm_up_s: float = 2.5
     clients: str = "2,8,24,48"
@@ -65,7 +64,8 @@ class Settings:
     prompt_tokens: int = 120
     output_tokens: int = 140
     seed: int = 3
-    step_times: str = "bench-results/step-times.json"
+    step_times: str = ""
+    """A calibration to predict from; empty: it is measured first."""
     out: str = "bench-results/planner.json"
 
 
@@ -113,12 +113,11 @@ def staggered(size: Size, num_clients: int) -> list[Size]:
 
 def calibration_windows(target: drive.Target, settings: Settings) -> Iterator[Counts]:
     """The levels go round, so that what the machine does meanwhile doesn't fall on one of them."""
-    seconds = settings.warm_up_s + settings.window_s
     for size in SIZES:
         for level in LEVELS:
             sizes = staggered(size, level)
-            samples, _ = quietly(partial(_closed, target, sizes, level, seconds))
-            yield counts_of(samples, level, settings.warm_up_s, seconds)
+            samples, _ = quietly(partial(_closed, target, sizes, level, settings.calibration_s))
+            yield counts_of(samples, level, settings.calibration_warm_up_s, settings.calibration_s)
 
 
 def sweep(target: drive.Target, model: EngineModel, settings: Settings) -> Iterator[Row]:
@@ -180,15 +179,15 @@ def summary(rows: Sequence[Row]) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = parser_for(Settings(), "python -m benchmarks.planner.validate", __doc__ or "")
     settings = Settings(**vars(parser.parse_args(argv)))
-    path = Path(settings.step_times)
-    if not settings.calibrate and not path.exists():
-        sys.exit(f"{path} is not there; run with --calibrate first")
+    out = Path(settings.out)
+    out.parent.mkdir(exist_ok=True)
     with ExitStack() as stack:
         target = _started(stack)
-        if settings.calibrate:
-            _calibrate(target, settings, path)
+        if settings.step_times:
+            calibration = read_calibration(Path(settings.step_times))
         else:
-            _validate(target, settings, path)
+            calibration = _calibrated(target, settings, out.with_name("step-times.json"))
+        _validate(target, settings, calibration)
 
 
 def _started(stack: ExitStack) -> drive.Target:
@@ -200,7 +199,7 @@ def _started(stack: ExitStack) -> drive.Target:
     return target
 
 
-def _calibrate(target: drive.Target, settings: Settings, path: Path) -> None:
+def _calibrated(target: drive.Target, settings: Settings, path: Path) -> Calibration:
     windows = []
     for window in calibration_windows(target, settings):
         windows.append(window)
@@ -208,16 +207,17 @@ def _calibrate(target: drive.Target, settings: Settings, path: Path) -> None:
     calibration = fit(windows, CPU_LIMITS, "the demo model on this CPU (configs/cpu.toml)")
     write_calibration(path, calibration)
     path.with_suffix(".windows.json").write_bytes(msgspec.json.encode(windows))
-    print(msgspec.json.encode(calibration).decode())
+    print(msgspec.json.encode(calibration).decode(), flush=True)
+    return calibration
 
 
-def _validate(target: drive.Target, settings: Settings, path: Path) -> None:
+def _validate(target: drive.Target, settings: Settings, calibration: Calibration) -> None:
     rows: list[Row] = []
-    out = Path(settings.out)
-    for row in sweep(target, read_calibration(path).model, settings):
+    for row in sweep(target, calibration.model, settings):
         rows.append(row)
         print(render(rows[-1:]), flush=True)
-        out.write_bytes(msgspec.json.format(msgspec.json.encode(rows), indent=2))
+        text = msgspec.json.format(msgspec.json.encode(rows), indent=2)
+        Path(settings.out).write_bytes(text)  # what is measured isn't lost where it is cut off
     print(render(rows))
     print(summary(rows))
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -80,3 +82,14 @@ def test_a_file_that_is_no_calibration_is_told(tmp_path: Path):
     path = tmp_path / "x.json"
     path.write_text('{"step_times": {"by_running": "soon"}}')
     assert "is not a calibration" in run("--users", "2", "--step-times", str(path)).output
+
+
+def test_it_runs_where_only_the_router_is_installed():
+    code = (
+        "import sys, benchmarks.planner.command as c;"
+        "c.planned(c.Options(users=1, think=5, answer=5));"
+        "heavy = {'numpy', 'torch', 'vllm', 'aiohttp', 'matplotlib'} & set(sys.modules);"
+        "sys.exit(str(heavy) if heavy else 0)"
+    )
+    root = Path(__file__).parents[3]
+    subprocess.run([sys.executable, "-c", code], cwd=root, check=True)
