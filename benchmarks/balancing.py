@@ -1,7 +1,7 @@
 """What each balancing policy does to TTFT and prefix hits.
 
-First a simulation of 100 replicas behind 8 routers (`benchmarks/balancing_sim.py` says how), over
-kinds of traffic; then the router's own `ReplicaSet` over 4 stand-in engines, one of them at half
+First a simulation of 100 replicas behind 8 routers (`benchmarks/fleet` says how), over kinds of
+traffic; then the router's own `ReplicaSet` over 4 stand-in engines, one of them at half
 the pace, with conversations of several turns. Stand-ins have no prefix cache: there, *home* is the
 share of later turns that came to the engine of the turn before, and TTFT shows load alone.
 
@@ -20,11 +20,13 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 
 import msgspec
 
-from benchmarks.balancing_sim import Outcome, Simulation, World
+from benchmarks.fleet.experiments import base_world, timed
+from benchmarks.fleet.outcome import Outcome
+from benchmarks.fleet.world import Lengths, Traffic, World
 from benchmarks.stand_in import Options, StandInEngine
 from benchmarks.stats import percentile, table
 from serve.balancing import (
@@ -58,14 +60,27 @@ POLICIES: dict[str, Callable[[random.Random], Policy]] = {
     "least_loaded": LeastLoaded,
     "prefix_affinity": PrefixAffinity,
 }
+QUESTIONS = Traffic(225, thinking=Lengths(450, 0.8), answer=Lengths(150, 0.6))
+CHATS = replace(QUESTIONS, conversations_per_s=60, mean_turns=5, share_with_document=0.3)
+ALIKE = replace(CHATS, share_with_one_opening=0.3)
+
+
+def world(traffic: Traffic) -> World:
+    """No request waits in a router: what waits does so where the policy has put it."""
+    return replace(
+        base_world(traffic, num_replicas=100, num_seats=64),
+        share_slow=0.05,
+        slots_per_seat=1000,
+        duration_s=240,
+    )
+
+
 WORLDS = {
-    "chats": World(conversations_per_s=60),
-    "chats, nearly idle": World(conversations_per_s=5),
-    "single questions": World(conversations_per_s=280, mean_turns=1, share_with_document=0),
-    "single questions, overload": World(
-        conversations_per_s=350, mean_turns=1, share_with_document=0
-    ),
-    "chats, 30 % begin alike": World(conversations_per_s=50, share_with_one_opening=0.3),
+    "chats": world(CHATS),
+    "chats, nearly idle": world(replace(CHATS, conversations_per_s=5)),
+    "single questions": world(QUESTIONS),
+    "single questions, overload": world(replace(QUESTIONS, conversations_per_s=300)),
+    "chats, 30 % begin alike": world(ALIKE),
 }
 REAL: tuple[Balancing, ...] = ("round_robin", "least_loaded", "prefix_affinity")
 
@@ -74,8 +89,8 @@ def simulate(
     worlds: Mapping[str, World], policies: Mapping[str, Callable[[random.Random], Policy]]
 ) -> dict[str, dict[str, Outcome]]:
     return {
-        world: {name: Simulation(values, make).run() for name, make in policies.items()}
-        for world, values in worlds.items()
+        name: {policy: timed(it, make)[0] for policy, make in policies.items()}
+        for name, it in worlds.items()
     }
 
 
@@ -154,6 +169,17 @@ async def measure(policy: Balancing, seconds: float, num_clients: int = 64) -> d
 # --- printing ------------------------------------------------------------------------------------
 
 
+def _simulated(outcome: Outcome) -> dict[str, float]:
+    return {
+        "ttft_p50_ms": 1000 * outcome.ttft_p50_s,
+        "ttft_p99_ms": 1000 * outcome.ttft_p99_s,
+        "hits": outcome.prefix_hits,
+        "spread": outcome.spread,
+        "busy": outcome.busy,
+        "turns": outcome.num_answered,
+    }
+
+
 def _row(name: str, figures: Mapping[str, float], share: str) -> list[str]:
     return [
         name,
@@ -175,18 +201,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--seconds", type=float, default=20, help="per policy over stand-ins; 0: only simulate"
     )
     seconds: float = parser.parse_args(argv).seconds
-    outcomes = simulate(WORLDS, POLICIES)
-    for world, by_policy in outcomes.items():
-        rows = [_row(name, asdict(outcome), "hits") for name, outcome in by_policy.items()]
-        print(f"\nSimulated: {world}\n{table([[*HEADER, 'prefix hits', 'busiest/mean'], *rows])}")
+    simulated = {
+        name: {policy: _simulated(outcome) for policy, outcome in by_policy.items()}
+        for name, by_policy in simulate(WORLDS, POLICIES).items()
+    }
+    for name, by_policy in simulated.items():
+        rows = [_row(policy, figures, "hits") for policy, figures in by_policy.items()]
+        print(f"\nSimulated: {name}\n{table([[*HEADER, 'prefix hits', 'busiest/mean'], *rows])}")
     real = {policy: asyncio.run(measure(policy, seconds)) for policy in REAL if seconds > 0}
     if real:
         rows = [_row(name, figures, "home") for name, figures in real.items()]
         print(f"\n4 stand-ins, one slow\n{table([[*HEADER, 'home', 'busiest/mean'], *rows])}")
-    simulated = {
-        world: {name: asdict(outcome) for name, outcome in by_policy.items()}
-        for world, by_policy in outcomes.items()
-    }
     print(json.dumps({"simulated": simulated, "real": real}))
 
 

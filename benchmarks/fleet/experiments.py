@@ -17,7 +17,7 @@ from math import cos, pi
 from typing import get_args
 
 from benchmarks.fleet.outcome import Outcome
-from benchmarks.fleet.simulation import Simulation
+from benchmarks.fleet.simulation import MakePolicy, Simulation
 from benchmarks.fleet.traffic import Conversation
 from benchmarks.fleet.world import Curve, Fault, Lengths, Traffic, World
 from benchmarks.planner.capacity import limits_of
@@ -49,13 +49,13 @@ CHATS_PER_S = 0.36
 """Conversations for each replica: they take about three quarters of the seats."""
 
 
-def base_world(traffic: Traffic, num_replicas: int) -> World:
+def base_world(traffic: Traffic, num_replicas: int, num_seats: int = NUM_SEATS) -> World:
     gpu = find_gpu("L4")
     assert gpu is not None
     return World(
         traffic,
         roofline(gpu, R1_DISTILL_QWEN_1_5B),
-        limits_of(gpu, R1_DISTILL_QWEN_1_5B, max_num_seqs=NUM_SEATS),
+        limits_of(gpu, R1_DISTILL_QWEN_1_5B, max_num_seqs=num_seats),
         num_replicas,
     )
 
@@ -196,13 +196,13 @@ def day(day_s: float) -> Curve:
 # ---- running ----
 
 
-def timed(world: World) -> tuple[Outcome, float]:
-    """What happens, and how long it took to find out. Without the collector of cycles, of which
-    there are none here, it takes a third less."""
+def timed(world: World, make: MakePolicy | None = None) -> tuple[Outcome, float]:
+    """What happens, and how long it took to find out, in seconds. Without the collector
+    of cycles, of which there are none here, it takes a third less."""
     began_s = time.perf_counter()
     gc.disable()
     try:
-        return Simulation(world).run(), time.perf_counter() - began_s
+        return Simulation(world, make).run(), time.perf_counter() - began_s
     finally:
         gc.enable()
 

@@ -7,13 +7,12 @@ keys, votes.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from benchmarks.fleet.replica import Replica, State
 from benchmarks.fleet.world import World
-from serve.balancing import make_policy
+from serve.balancing import Policy as Balancer
 from serve.brownout import Brownout
 from serve.load import engine_pressure
 from serve.retries import RetryBudget
@@ -41,10 +40,10 @@ class View:
 
 
 class Router:
-    def __init__(self, world: World, number: int, clock: Callable[[], float]) -> None:
+    def __init__(self, world: World, policy: Balancer, clock: Callable[[], float]) -> None:
         self._limit = world.max_in_flight_per_replica
         self._max_in_flight = world.max_in_flight
-        self._policy = make_policy(world.balancing, random.Random(number))
+        self._policy = policy
         self._clock = clock
         self._engine_pressure = 0.0
         self._counters = Counters.alone()

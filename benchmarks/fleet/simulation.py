@@ -21,10 +21,12 @@ from benchmarks.fleet.router import Router
 from benchmarks.fleet.scaling import Scaling
 from benchmarks.fleet.traffic import MAX_TOKENS, Conversation, Generation
 from benchmarks.fleet.world import Fault, World
+from serve.balancing import Policy, make_policy
 from serve.errors import TooManyRequests
 from serve.generation import MAX_FAILOVERS
 from serve.waiting import Waiter
 
+MakePolicy = Callable[[random.Random], Policy]
 PRESET = "chat"
 UNSEEN_TOKENS = 16
 """Of a trace that is cut; its last block isn't in the prefix cache."""
@@ -47,12 +49,18 @@ class _Turn:
 
 
 class Simulation:
-    def __init__(self, world: World) -> None:
+    """`make` gives each router a policy of balancing, other than the world's."""
+
+    def __init__(self, world: World, make: MakePolicy | None = None) -> None:
         self._world = world
         self._rng = random.Random(world.seed)
         self._events = Events()
         self._engines = Engines(world, self._events, self._leg_ended, self._leg_broken)
-        self._routers = [Router(world, i, self._clock) for i in range(world.num_routers)]
+        make = make or partial(make_policy, world.balancing)
+        self._routers = [
+            Router(world, make(random.Random(number)), self._clock)
+            for number in range(world.num_routers)
+        ]
         self._record = Recorder(world)
         self._numbers = itertools.count()
         self._num_under_way = 0

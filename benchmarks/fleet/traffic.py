@@ -13,8 +13,7 @@ from benchmarks.planner.engine_sim import Request
 
 MAX_TOKENS = 8192
 """What a request asks for at most, thinking included; nobody names a thinking budget."""
-_APPLICATIONS = 1 << 40
-"""Seeds of applications lie above those of conversations."""
+LONG_OPENING_TOKENS = 4000
 
 
 class Conversation:
@@ -22,13 +21,15 @@ class Conversation:
         self.number = number
         self._traffic = traffic
         self.rng = rng = random.Random((seed << 41) + number)
-        self.application = rng.randrange(traffic.num_applications)
-        self.system_tokens = random.Random(_APPLICATIONS + self.application).randint(100, 1500)
-        has_document = rng.random() < traffic.share_with_document
+        is_alike = rng.random() < traffic.share_with_one_opening
+        num = traffic.num_applications
+        self.application = num if is_alike else rng.randrange(num)
+        self.system_tokens = LONG_OPENING_TOKENS if is_alike else _system_tokens(self.application)
+        has_document = not is_alike and rng.random() < traffic.share_with_document
         self._tokens = self.system_tokens + (rng.randint(2000, 12_000) if has_document else 0)
         more = traffic.mean_turns - 1
         self._turns_left = 1 + (int(rng.expovariate(1 / more)) if more > 0 else 0)
-        self.key = number.to_bytes(8, "big")
+        self.key = b"alike" if is_alike else number.to_bytes(8, "big")
 
     def turn(self, now_s: float) -> Generation | None:
         """The next one, asked now; None where it is over."""
@@ -49,6 +50,10 @@ class Conversation:
     def _drawn(self, lengths: Lengths, most: int) -> int:
         drawn = lengths.median * math.exp(self.rng.gauss(0, lengths.sigma))
         return max(1, min(most, round(drawn)))
+
+
+def _system_tokens(application: int) -> int:
+    return random.Random(application).randint(100, 1500)
 
 
 @dataclass(slots=True, eq=False)

@@ -43,6 +43,8 @@ class Traffic:
     pause_s: float = 20.0
     num_applications: int = 30
     share_with_document: float = 0.0
+    share_with_one_opening: float = 0.0
+    """Conversations with the same long opening (votes, a few-shot benchmark): one affinity key."""
     thinking: Lengths = Lengths(1200, 0.8)
     answer: Lengths = Lengths(200, 0.6)
 
@@ -86,8 +88,10 @@ class World:
     scrape_s: float = 2.0
     """How often a router looks at each engine (`router.probe_interval_s`)."""
     queue_timeout_s: float = 10.0
+    slots_per_seat: float = 1.0
+    """Slots of all routers together for each seat on the engines."""
     max_in_flight_per_replica: int | None = None
-    """Of one router. None: all routers together have as many slots as the engines have seats."""
+    """Of one router, as in its settings."""
     brownout: BrownoutSettings = field(default_factory=BrownoutSettings)
     autoscale: AutoscaleSettings | None = None
     """From the end of the warm-up on."""
@@ -118,7 +122,8 @@ class World:
         replicas = self.num_replicas
         if self.autoscale is not None:
             replicas = self.autoscale.max_replicas or replicas
-        return math.ceil(replicas * self.limits.max_num_seqs / self.num_routers)
+        num_slots = replicas * self.limits.max_num_seqs * self.slots_per_seat
+        return math.ceil(num_slots / self.num_routers)
 
     @property
     def max_queued(self) -> int:

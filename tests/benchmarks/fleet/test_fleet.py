@@ -4,6 +4,7 @@ and that it can be had again."""
 from __future__ import annotations
 
 import json
+import random
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from benchmarks.fleet.simulation import Simulation
 from benchmarks.fleet.traffic import Conversation, Generation
 from benchmarks.fleet.world import Fault, World, at
 from serve import balancing, waiting
+from serve.balancing import LeastLoaded, RoundRobin
 from serve.settings import AutoscaleSettings, BrownoutSettings
 
 NUM_REPLICAS = 4
@@ -215,7 +217,7 @@ def test_a_prefix_is_found_until_others_took_its_place() -> None:
 def test_a_router_knows_its_own_requests_at_once_and_others_when_it_looks() -> None:
     it = world(0.5)
     replicas = [Replica(0, it)]
-    one, other = (Router(it, number, lambda: 0.0) for number in range(2))
+    one, other = (Router(it, RoundRobin(), lambda: 0.0) for _ in range(2))
     for router in (one, other):
         router.look(replicas)
     view = one.view(replicas[0])
@@ -229,7 +231,7 @@ def test_a_router_knows_its_own_requests_at_once_and_others_when_it_looks() -> N
 def test_a_replica_that_is_down_is_not_chosen() -> None:
     it = world(0.5)
     replicas = [Replica(index, it) for index in range(2)]
-    router = Router(it, 0, lambda: 0.0)
+    router = Router(it, LeastLoaded(random.Random(1)), lambda: 0.0)
     replicas[0].state = State.DEAD
     router.look(replicas)
     chosen = {router.choose(bytes([key]), set()) for key in range(20)}
