@@ -7,6 +7,9 @@ status is 1. With `--rounds N` our driver and AIPerf then put the same load on t
 turns. That is shown and not judged: two runs are never the same, and on a machine that the engine
 shares, a client's own CPU time is part of what it measures.
 
+Replies should be 50 tokens long or more. AIPerf's request latency ends with the last text and ours
+with the last byte, one step later: of a short reply that alone is more than 3 %.
+
     python -m benchmarks.referee --url http://127.0.0.1:8000 --model r1-demo
 
 Where AIPerf means something else by a name: docs/decisions/0015-load-generator.md. Its files are
