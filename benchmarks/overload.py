@@ -45,11 +45,12 @@ from random import Random
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from benchmarks.open_loop import Arrivals, Attempt, Clock, Visitor, ask, run
+from benchmarks.loadtest.figures import Slo
+from benchmarks.loadtest.record import Record
+from benchmarks.open_loop import Arrivals, Asking, Visitor, run
 from benchmarks.options import parser_for
 from benchmarks.processes import Child, free_port
 from benchmarks.stats import percentile, table
-from demo_model.answers import extract_boxed
 from demo_model.problem import Problem
 from demo_model.problems import held_out_problems
 from demo_model.sums import chain
@@ -88,6 +89,10 @@ class Settings:
     plot: str = ""
     out: str = "bench-results/overload.json"
 
+    @property
+    def slo(self) -> Slo:
+        return Slo(1000 * self.slo_ttft_s, 1000 * self.slo_tpot_s)
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -110,57 +115,37 @@ class Row:
     tokens_per_answer: float
 
 
-def good(attempt: Attempt, settings: Settings) -> bool:
-    return (
-        attempt.ok
-        and attempt.ttft_s is not None
-        and attempt.ttft_s <= settings.slo_ttft_s
-        and attempt.tpot_s <= settings.slo_tpot_s
-    )
-
-
 def summarise(
-    target: str,
-    multiple: float,
-    arrivals: Arrivals,
-    visitors: Sequence[Visitor],
-    s: Settings,
-    answers: Sequence[str | None] = (None,),
+    target: str, multiple: float, arrivals: Arrivals, visitors: Sequence[Visitor], slo: Slo
 ) -> Row:
-    """`answers` are those of the prompts, in their order."""
     attempts = [attempt for visitor in visitors for attempt in visitor.attempts]
-    in_time = [a for a in attempts if a.sent_at_s <= arrivals.seconds]
+    in_time = [a for a in attempts if a.due_at_s <= arrivals.seconds]
     answered = [a for a in in_time if a.ok]
-    right = {
-        id(attempt)
-        for number, visitor in enumerate(visitors)
-        for attempt in visitor.attempts
-        if attempt.ok and extract_boxed(attempt.content) == answers[number % len(answers)]
-    }
+    good = [a for a in in_time if slo.met_by(a)]
     ttft_s = [a.ttft_s for a in answered if a.ttft_s is not None]
-    refused = [v for v in visitors if v.attempts[0].status in (429, 503)]
+    refused = [v for v in visitors if v.attempts[0].refused]
     back = [a for v in refused for a in v.attempts[1:]]
-    late = [a for a in back if a.sent_at_s > arrivals.seconds]
+    late = [a for a in back if a.due_at_s > arrivals.seconds]
     return Row(
         target,
         multiple,
         len(visitors) / arrivals.seconds,
         len(answered) / arrivals.seconds,
-        sum(good(a, s) for a in in_time) / arrivals.seconds,
+        len(good) / arrivals.seconds,
         percentile(ttft_s, 50),
         percentile(ttft_s, 99),
         len(refused) / len(visitors),
         _share(back),
         _share(late),
         len(attempts) / max(1, sum(a.ok for a in attempts)),
-        sum(id(a) in right for a in answered) / max(1, len(answered)),
-        sum(good(a, s) and id(a) in right for a in in_time) / arrivals.seconds,
-        sum(a.capped for a in answered) / max(1, len(answered)),
-        sum(a.num_tokens for a in answered) / max(1, len(answered)),
+        sum(bool(a.right) for a in answered) / max(1, len(answered)),
+        sum(bool(a.right) for a in good) / arrivals.seconds,
+        sum(a.budget_source == "brownout" for a in answered) / max(1, len(answered)),
+        sum(a.output_tokens for a in answered) / max(1, len(answered)),
     )
 
 
-def _share(attempts: Sequence[Attempt]) -> float:
+def _share(attempts: Sequence[Record]) -> float:
     decided = [a.status == 200 for a in attempts if a.status]
     return sum(decided) / len(decided) if decided else math.nan
 
@@ -208,24 +193,24 @@ class Stack:
         raise RuntimeError("the engine did not become idle")
 
 
-async def keep_busy(arrivals: Arrivals, clients: int, seconds: float) -> list[Attempt]:
+async def keep_busy(arrivals: Arrivals, clients: int, seconds: float) -> list[Record]:
     """`clients` that never pause for `seconds`, and then end what they have."""
-
-    clock, attempts = Clock(), []
+    asking, records = Asking(arrivals), list[Record]()
 
     async def client(number: int) -> None:
-        while clock.now_s() < seconds:
-            attempts.append(attempt := Attempt(clock.now_s()))
-            await ask(arrivals.url, arrivals.request(number), attempt, clock)
+        while asking.window.clock() < seconds:
+            records.append(record := Record("client", asking.window.clock()))
+            await asking.ask(number, record)
             number += clients
 
     await asyncio.gather(*map(client, range(clients)))
-    return attempts
+    asking.close()
+    return records
 
 
-def capacity_of(attempts: Sequence[Attempt], from_s: float, to_s: float) -> float:
+def capacity_of(records: Sequence[Record], from_s: float, to_s: float) -> float:
     """Answers per second between the two times."""
-    ends_s = [a.ended_at_s for a in attempts if a.ok and a.ended_at_s is not None]
+    ends_s = [it.ended_at_s for it in records if it.ok and it.ended_at_s is not None]
     return sum(from_s <= end_s < to_s for end_s in ends_s) / (to_s - from_s)
 
 
@@ -236,10 +221,10 @@ def find_slots(engine: Arrivals, settings: Settings) -> int:
         settings,
         slo_ttft_s=_TO_SPARE * settings.slo_ttft_s,
         slo_tpot_s=_TO_SPARE * settings.slo_tpot_s,
-    )
+    ).slo
     for num_slots in _SLOTS:
-        attempts = asyncio.run(keep_busy(engine, num_slots, 6))
-        if sum(good(attempt, strict) for attempt in attempts) >= 0.95 * len(attempts):
+        records = asyncio.run(keep_busy(engine, num_slots, 6))
+        if sum(map(strict.met_by, records)) >= 0.95 * len(records):
             break
     return num_slots
 
@@ -308,6 +293,7 @@ def measure(settings: Settings) -> list[Row]:
                     prompts,
                     rate=multiple * capacity,
                     seconds=settings.seconds,
+                    answers=[problem.answer for problem in problems],
                     returns=settings.returns,
                     patience_s=settings.seconds,
                     max_tokens=max_tokens,
@@ -315,8 +301,7 @@ def measure(settings: Settings) -> list[Row]:
                     extra=extra,
                 )
                 visitors = asyncio.run(run(load))
-                answers = [problem.answer for problem in problems]
-                rows.append(summarise(target, multiple, load, visitors, settings, answers))
+                rows.append(summarise(target, multiple, load, visitors, settings.slo))
                 print(rows[-1], flush=True)
     return rows
 

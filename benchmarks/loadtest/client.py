@@ -156,6 +156,15 @@ class _Connection(asyncio.Protocol):
             self.record.error = f"not HTTP: {error}"
             self.transport.abort()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        record, name = self.record, name.lower()
+        if name == b"retry-after-ms":
+            record.retry_after_s = float(value) / 1000
+        elif name == b"retry-after" and record.retry_after_s is None and value.isdigit():
+            record.retry_after_s = float(value)
+        elif name == b"x-r1-budget-source":
+            record.budget_source = value.decode(errors="replace")
+
     def on_headers_complete(self) -> None:
         self.record.status = self._parser.get_status_code()
 

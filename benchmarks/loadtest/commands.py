@@ -68,7 +68,7 @@ def run(
         float, typer.Option("--burstiness", min=0, help="Of rates. 1: Poisson; 4: in bunches.")
     ] = 1.0,
     ramp: Annotated[float, typer.Option("--ramp", min=0, help="Seconds to reach a load.")] = 0.0,
-    seconds: Annotated[float, typer.Option("--seconds", min=0.1, help="Measured, of a load.")] = 30.0,
+    seconds: Annotated[float, typer.Option("--seconds", min=0.1, help="Measured.")] = 30.0,
     warm_up: Annotated[float, typer.Option("--warm-up", min=0, help="Seconds before.")] = 5.0,
     patience: Annotated[
         float, typer.Option("--patience", min=0, help="Seconds after, for what was sent to end.")

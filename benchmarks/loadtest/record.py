@@ -37,6 +37,10 @@ class Record(msgspec.Struct, omit_defaults=True):
     recovered: str = ""
     """What the router recovered the answer from (`r1.recovered`); empty where it had not to."""
     num_failovers: int = 0
+    retry_after_s: float | None = None
+    """When a refused client was told to come back."""
+    budget_source: str = ""
+    """What set the thinking budget, by the router's header."""
     right: bool | None = None
     """Whether the answer is the task's; None where that can't be told."""
 
