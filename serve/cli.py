@@ -17,6 +17,7 @@ import msgspec
 import typer
 
 from benchmarks.loadtest.commands import bench_app
+from benchmarks.planner.command import plan_command
 from serve import __version__
 from serve.batch_command import batch
 from serve.commands import (
@@ -46,6 +47,7 @@ app.add_typer(key_app, name="key")
 app.add_typer(bench_app, name="bench")
 for command in (restart, scale, status, batch):
     app.command()(command)
+app.command("plan")(plan_command)
 
 HostOption = Annotated[str | None, typer.Option("--host", help="Address the router listens on.")]
 WorkersOption = Annotated[
