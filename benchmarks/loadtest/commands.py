@@ -93,14 +93,14 @@ def run(
     Without --concurrency, --rates, --batch, --trace or --search: a search by concurrency. Ctrl-C
     keeps what was measured. The endpoint's key, if it wants one, is read from R1_API_KEY.
     """
-    from benchmarks.loadtest.client import Endpoint
-    from benchmarks.loadtest.drive import Span
-    from benchmarks.loadtest.figures import Slo
-    from benchmarks.loadtest.run import Plan
-    from benchmarks.loadtest.workload import Conversations, load_workload
-    from serve.discovery import engine_url
-
     with clear_errors(), _needed_packages():
+        from benchmarks.loadtest.client import Endpoint
+        from benchmarks.loadtest.drive import Span
+        from benchmarks.loadtest.figures import Slo
+        from benchmarks.loadtest.run import Plan
+        from benchmarks.loadtest.workload import Conversations, load_workload
+        from serve.discovery import engine_url
+
         sweep = _sweep(
             {"concurrency": concurrency, "rate": rates, "batch": batch}, trace, search, start
         )
@@ -121,9 +121,9 @@ def run(
 @bench_app.command()
 def report(test: RunArgument) -> None:
     """Make a test's page and pictures again, and print its table."""
-    from benchmarks.loadtest.store import read_run
-
     with clear_errors(), _needed_packages():
+        from benchmarks.loadtest.store import read_run
+
         _show(read_run(test), test if test.is_dir() else test.parent)
 
 
@@ -144,20 +144,24 @@ def compare(before: RunArgument, after: RunArgument) -> None:
 
 @bench_app.command()
 def workloads() -> None:
-    """List the shipped workloads, with how long their prompts are."""
+    """List the shipped workloads, with how many words their prompts have."""
     from rich.console import Console
     from rich.table import Table
 
     from benchmarks.loadtest.workload import load_workload, prompt_words, shipped
 
     table = Table()
-    for title in ("name", "tenant", "prompt: words p10", "p50", "p90", "what"):
+    for title in ("name", "tenant", "words p10", "p50", "p90", "what"):
         table.add_column(title)
-    with clear_errors():
-        for name in shipped():
-            workload = load_workload(name)
-            for tenant, words in prompt_words(workload).items():
-                table.add_row(name, tenant, *(f"{n:.0f}" for n in words), workload.description)
+    for name in shipped():
+        workload = load_workload(name)
+        try:
+            found = prompt_words(workload)
+        except SettingsError as error:
+            table.add_row(name, "", "", "", "", f"{workload.description}; {error}")
+            continue
+        for tenant, words in found.items():
+            table.add_row(name, tenant, *(f"{n:.0f}" for n in words), workload.description)
     Console().print(table)
 
 
