@@ -146,6 +146,7 @@ def compare(before: RunArgument, after: RunArgument) -> None:
 def workloads() -> None:
     """List the shipped workloads, with how many words their prompts have."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from benchmarks.loadtest.workload import load_workload, prompt_words, shipped
@@ -158,7 +159,7 @@ def workloads() -> None:
         try:
             found = prompt_words(workload)
         except SettingsError as error:
-            table.add_row(name, "", "", "", "", f"{workload.description}; {error}")
+            table.add_row(name, "", "", "", "", escape(f"{workload.description}; {error}"))
             continue
         for tenant, words in found.items():
             table.add_row(name, tenant, *(f"{n:.0f}" for n in words), workload.description)
@@ -253,7 +254,7 @@ def _show(found: Run, directory: Path) -> None:
         return
     console.print(terminal_table(found))
     for sentence in conclusions(found):
-        console.print(sentence, highlight=False)
+        console.print(sentence, highlight=False, markup=False)
     page, *pictures = write_report(found, directory)
     console.print(
         f"{page} and {len(pictures)} pictures; run.json has every figure", highlight=False
