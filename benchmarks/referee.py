@@ -217,9 +217,18 @@ def side_by_side(ours: Figures, theirs: Figures) -> str:
     return table(rows)
 
 
-def medians(rounds: Sequence[Figures]) -> dict[str, float]:
-    names = dict.fromkeys(name for figures in rounds for name in figures)
-    return {name: median_of([it[name] for it in rounds if name in it]) for name in names}
+def rounds_table(rounds: Sequence[tuple[Figures, Figures]]) -> str:
+    """Medians over rounds of (ours, theirs), and the difference within a round: median, range."""
+    found = [differences(ours, theirs) for ours, theirs in rounds]
+    rows = [["figure", "ours", "AIPerf", "difference", "least", "most"]]
+    for name in THEIRS:
+        if all(name in percents for percents in found):
+            percents = [it[name] for it in found]
+            ours, theirs = (median_of([pair[side][name] for pair in rounds]) for side in (0, 1))
+            spread = [median_of(percents), min(percents), max(percents)]
+            cells = [f"{ours:,.2f}", f"{theirs:,.2f}", *(f"{it:+.1f} %" for it in spread)]
+            rows.append([name, *cells])
+    return table(rows)
 
 
 # --- putting the load on ------------------------------------------------------------------------
@@ -294,14 +303,14 @@ def drive_ours(settings: Settings, measure_s: float) -> Figures:
     return summed_up(step, Observer(endpoint, step.window.clock), SLO).figures
 
 
-def in_turns(settings: Settings, python: Path) -> tuple[Figures, Figures]:
-    """Medians over rounds of our driver and of AIPerf, each with its own arithmetic."""
-    ours, theirs = list[Figures](), list[Figures]()
-    for _ in range(settings.rounds):
-        seen, figures = drive_aiperf(settings, python)
-        theirs.append(figures)
-        ours.append(drive_ours(settings, seen.span_s))
-    return medians(ours), medians(theirs)
+def in_turns(settings: Settings, python: Path, measure_s: float) -> list[tuple[Figures, Figures]]:
+    """Rounds of (ours, theirs), each with its own arithmetic; who begins takes turns too."""
+    rounds = list[tuple[Figures, Figures]]()
+    for number in range(settings.rounds):
+        before = drive_ours(settings, measure_s) if number % 2 else None
+        _, theirs = drive_aiperf(settings, python)
+        rounds.append((before or drive_ours(settings, measure_s), theirs))
+    return rounds
 
 
 def verdict(ours: Figures, theirs: Figures, tolerance_percent: float) -> Iterable[str]:
@@ -325,8 +334,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in missing(ours, theirs):
         print(f"{name}: only {'ours' if name in ours else 'AIPerf'} has it")
     if settings.rounds:
-        print(f"\nour driver and AIPerf in turns, medians of {settings.rounds} rounds\n")
-        print(side_by_side(*in_turns(settings, python)))
+        print(f"\nour driver and AIPerf in turns, {settings.rounds} rounds\n")
+        print(rounds_table(in_turns(settings, python, seen.span_s)))
     failures = list(verdict(ours, theirs, settings.tolerance_percent))
     print("\n" + ("\n".join(failures) or f"all within {settings.tolerance_percent:g} %"))
     sys.exit(1 if failures else 0)

@@ -21,10 +21,10 @@ from benchmarks.referee import (
     bodies,
     difference_percent,
     differences,
-    medians,
     missing,
     read_lines,
     read_theirs,
+    rounds_table,
     seen_of,
     side_by_side,
     verdict,
@@ -111,9 +111,15 @@ def test_the_table_has_both_and_their_difference() -> None:
     assert lines[-1].split() == ["ttft_p50_ms", "1,030.00", "1,000.00", "+3.00", "%"]
 
 
-def test_medians_are_of_the_rounds_that_have_a_figure() -> None:
-    rounds = [{"a": 1.0}, {"a": 3.0, "b": 5.0}, {"a": 2.0}]
-    assert medians(rounds) == {"a": 2.0, "b": 5.0}
+def test_rounds_give_medians_and_the_range_of_what_differed_within_a_round() -> None:
+    """A figure that a round lacks is left out."""
+    pairs = [(100.0, 100.0), (110.0, 100.0), (190.0, 200.0)]
+    rounds = [({"e2e_p50_ms": ours}, {"e2e_p50_ms": theirs}) for ours, theirs in pairs]
+    rounds[0][0]["itl_p50_ms"] = 1.0
+    lines = rounds_table(rounds).splitlines()
+    assert len(lines) == 3
+    cells = "e2e_p50_ms 110.00 100.00 +0.0 % -5.0 % +10.0 %"
+    assert lines[-1].split() == cells.split()
 
 
 def test_both_load_generators_ask_the_same() -> None:
