@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 
 from benchmarks.loadtest.figures import FIGURES
 from benchmarks.loadtest.plan import knee, most_efficient
@@ -16,6 +16,7 @@ from benchmarks.loadtest.store import Point, Repeat, Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
 
 BLUE, ORANGE, GREEN, GREY, RED = "#2563eb", "#ea7317", "#15803d", "#6b7280", "#b91c1c"
 _PHASES = {"prompt": GREY, "thinking": ORANGE, "answer": BLUE}
@@ -58,7 +59,8 @@ def goodput_against_load(run: Run) -> Figure | None:
         ("good", GREEN), ("answered", BLUE), ("right", ORANGE),
         ("refused", RED), ("unfinished", GREY),
     ):  # fmt: skip
-        _curve(right, points, "load", name, color, FIGURES[name].label)
+        if any(_means(point).get(name) for point in points):
+            _curve(right, points, "load", name, color, FIGURES[name].label)
     right.set_ylabel("share of requests")
     right.set_ylim(-0.03, 1.05)
     right.yaxis.set_major_formatter(PercentFormatter(1.0))
@@ -88,8 +90,7 @@ def latency_cdfs(run: Run) -> Figure | None:
                 shade = _shade(number, len(points))
                 axes.plot(values, shares, color=shade, label=point.load.label)
         axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        _plain_ticks(axes.xaxis)
         axes.set_xlabel(f"{title} (ms)")
         _dress(axes)
     axes_of[0].set_ylabel("share of requests")
@@ -217,10 +218,16 @@ def _scale(axes: Axes) -> None:
     if known and max(known) > 10 * min(known):
         axes.set_yscale("log")
         axes.set_ylim(min(known) / 2, max(known) * 2)
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-        axes.yaxis.set_minor_formatter(NullFormatter())
+        _plain_ticks(axes.yaxis)
     else:
         axes.set_ylim(0, max(known, default=1.0) * 1.25)
+
+
+def _plain_ticks(axis: Axis) -> None:
+    """1, 2, 5, 10, … instead of powers of ten."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _two(title: str) -> tuple[Figure, tuple[Axes, Axes]]:
