@@ -2,8 +2,8 @@
 with and without brownout, autoscaling over a day, replicas that die.
 
 Prints a table for each and one JSON line; `--out` keeps all figures with their series over time,
-and `--plots` makes pictures of what is kept there. Deterministic but for the costs of a choice,
-which are this machine's.
+each as soon as it is known, and `--plots` makes pictures of what is kept there. Deterministic but
+for the costs of a choice, which are this machine's.
 
     python -m benchmarks.fleet [--quick] [--only balancing,faults] [--plots docs/images]
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,9 +84,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     kept = Kept.read(args.out, args.quick)
     kept.choice_us = plain(choice_costs(scale.sizes))
     for name in names:
-        outcomes = run_all(EXPERIMENTS[name](scale), args.jobs)
-        kept.experiments[name] = {run: as_json(*it) for run, it in outcomes.items()}
-        kept.write()
+        worlds = EXPERIMENTS[name](scale)
+        runs: dict[str, object] = dict.fromkeys(worlds)
+        for run, outcome, wall_s in run_all(worlds, args.jobs):
+            print(f"{run}: {wall_s:.0f} s", file=sys.stderr)
+            runs[run] = as_json(outcome, wall_s)
+            kept.experiments[name] = {run: it for run, it in runs.items() if it}
+            kept.write()
         print(f"\n{name}\n{as_table(kept.runs(name))}")
     if args.plots is not None:
         draw({name: kept.runs(name) for name in kept.experiments}, args.plots)

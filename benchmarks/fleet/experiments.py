@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -46,7 +45,7 @@ QUICK = Scale(sizes=(4, 16, 64), num_replicas=64, num_day_replicas=16, day_s=360
 CHATS = Traffic(1.0, mean_turns=3, pause_s=10, share_with_document=0.3, thinking=Lengths(500, 0.8))
 QUESTIONS = Traffic(1.0)
 CHATS_PER_S = 0.36
-"""Conversations for each replica: they take about three quarters of the seats."""
+"""Conversations for each replica: they take about two thirds of the seats."""
 
 
 def base_world(traffic: Traffic, num_replicas: int, num_seats: int = NUM_SEATS) -> World:
@@ -207,24 +206,22 @@ def timed(world: World, make: MakePolicy | None = None) -> tuple[Outcome, float]
         gc.enable()
 
 
-def run_all(worlds: Mapping[str, World], jobs: int) -> dict[str, tuple[Outcome, float]]:
-    """Side by side in `jobs` processes, or in this one; progress goes to stderr."""
-    done = {}
-    for name, outcome in _in_this_one(worlds) if jobs == 1 else _in_processes(worlds, jobs):
-        done[name] = outcome
-        print(f"{name}: {outcome[1]:.0f} s", file=sys.stderr)
-    return {name: done[name] for name in worlds}
+Timed = tuple[str, Outcome, float]
+"""A world's name, what happened there, and how many seconds it took to find out."""
 
 
-def _in_this_one(worlds: Mapping[str, World]) -> Iterator[tuple[str, tuple[Outcome, float]]]:
+def run_all(worlds: Mapping[str, World], jobs: int) -> Iterator[Timed]:
+    """Each as soon as it is known; side by side in `jobs` processes, or in this one."""
+    return _in_this_one(worlds) if jobs == 1 else _in_processes(worlds, jobs)
+
+
+def _in_this_one(worlds: Mapping[str, World]) -> Iterator[Timed]:
     for name, world in worlds.items():
-        yield name, timed(world)
+        yield name, *timed(world)
 
 
-def _in_processes(
-    worlds: Mapping[str, World], jobs: int
-) -> Iterator[tuple[str, tuple[Outcome, float]]]:
+def _in_processes(worlds: Mapping[str, World], jobs: int) -> Iterator[Timed]:
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
         futures = {pool.submit(timed, world): name for name, world in worlds.items()}
         for future in as_completed(futures):
-            yield futures[future], future.result()
+            yield futures[future], *future.result()
