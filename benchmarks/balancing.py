@@ -61,7 +61,7 @@ POLICIES: dict[str, Callable[[random.Random], Policy]] = {
     "prefix_affinity": PrefixAffinity,
 }
 QUESTIONS = Traffic(225, thinking=Lengths(450, 0.8), answer=Lengths(150, 0.6))
-CHATS = replace(QUESTIONS, conversations_per_s=60, mean_turns=5, share_with_document=0.3)
+CHATS = replace(QUESTIONS, conversations_per_s=45, mean_turns=5, share_with_document=0.3)
 ALIKE = replace(CHATS, share_with_one_opening=0.3)
 
 
@@ -77,6 +77,7 @@ def world(traffic: Traffic) -> World:
 
 WORLDS = {
     "chats": world(CHATS),
+    "chats, busier": world(replace(CHATS, conversations_per_s=60)),
     "chats, nearly idle": world(replace(CHATS, conversations_per_s=5)),
     "single questions": world(QUESTIONS),
     "single questions, overload": world(replace(QUESTIONS, conversations_per_s=300)),
