@@ -23,7 +23,7 @@ from benchmarks.planner.samples import Sample, Size
 from benchmarks.planner.sequence import Limits
 from benchmarks.planner.step_times import StepTimes
 
-LEVELS = (1, 4, 8, 16, 32, 64)
+LEVELS = (1, 2, 4, 8, 16, 32, 64)
 SIZES = (Size(24, 200), Size(24, 32), Size(400, 200), Size(400, 32))
 _LINEAR = ("kv_token_s", "prefill_token_s", "request_s", "outside_s")
 

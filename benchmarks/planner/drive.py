@@ -22,13 +22,17 @@ class DriveError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """`template_tokens`: what the chat template adds to a prompt's digits."""
+    """`template_tokens`: what the chat template adds to a prompt's digits. Other prompts with each
+    `salt`."""
 
     endpoint: Endpoint
     template_tokens: int = 0
+    salt: int = 0
 
     def body(self, size: Size, number: int) -> dict[str, object]:
-        digits = "".join(Random(number).choices("123456789", k=self.num_digits(size)))
+        digits = "".join(
+            Random(f"{self.salt}/{number}").choices("123456789", k=self.num_digits(size))
+        )
         return {
             "messages": [{"role": "user", "content": digits}],
             "max_tokens": size.output_tokens,

@@ -1,8 +1,9 @@
 """The simulation against a real engine: calibrated on some loads, it predicts others.
 
-Starts `r1-serve engine` with the demo model on this CPU, measures its step times (`calibrate`),
-then predicts a sweep of loads with mixed lengths, from the very sizes and arrival times that are
-sent, and measures it.
+Starts `r1-serve engine` with the demo model on this CPU, measures its step times (`calibrate`) and
+a sweep of loads with mixed lengths, and predicts the sweep from the step times and the very sizes
+and arrival times that were sent. Calibration and sweep take turns: a virtual machine's speed drifts
+by 10 % and more within minutes, for reasons outside of it, and would else be most of the error.
 
     python -m benchmarks.planner.validate                     # both, about 5 minutes
     python -m benchmarks.planner.validate --step-times FILE   # with an earlier calibration
@@ -16,10 +17,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
@@ -30,7 +30,7 @@ from benchmarks.options import parser_for
 from benchmarks.overload import Stack
 from benchmarks.planner import drive, replay
 from benchmarks.planner.calibrate import LEVELS, SIZES, Counts, counts_of, fit
-from benchmarks.planner.calibration import Calibration, read_calibration, write_calibration
+from benchmarks.planner.calibration import read_calibration, write_calibration
 from benchmarks.planner.demand import Demand
 from benchmarks.planner.quiet import quietly
 from benchmarks.planner.samples import Figures, Sample, Size, figures
@@ -111,45 +111,69 @@ def staggered(size: Size, num_clients: int) -> list[Size]:
     return [*(Size(size.prompt_tokens, tokens) for tokens in firsts), *[size] * 100_000]
 
 
-def calibration_windows(target: drive.Target, settings: Settings) -> Iterator[Counts]:
-    """The levels go round, so that what the machine does meanwhile doesn't fall on one of them."""
-    for size in SIZES:
-        for level in LEVELS:
-            sizes = staggered(size, level)
-            samples, _ = quietly(partial(_closed, target, sizes, level, settings.calibration_s))
-            yield counts_of(samples, level, settings.calibration_warm_up_s, settings.calibration_s)
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """One load of the sweep: what was sent, and what came of it."""
+
+    load: str
+    num_clients: int
+    """0: an open loop, at `times_s`."""
+    times_s: list[float]
+    measured: list[Sample]
+    others_cores: float
 
 
-def sweep(target: drive.Target, model: EngineModel, settings: Settings) -> Iterator[Row]:
+class Measuring:
+    """The loads that are put on `target`, one after the other; each with prompts of its own."""
+
+    def __init__(self, target: drive.Target, settings: Settings) -> None:
+        self._target, self._settings, self._num_loads = target, settings, 0
+
+    def calibration(self, size: Size) -> Iterator[Counts]:
+        """All levels with one size, in an order of its own."""
+        seconds = self._settings.calibration_s
+        for level in Random(repr(size)).sample(LEVELS, len(LEVELS)):
+            samples, _ = self._closed(staggered(size, level), level, seconds)
+            yield counts_of(samples, level, self._settings.calibration_warm_up_s, seconds)
+
+    def sweep(self) -> Iterator[Sent]:
+        sizes, seconds = sizes_of(self._settings), self._settings.seconds
+        capacity = 0.0
+        for num_clients in map(int, self._settings.clients.split(",")):
+            samples, others = self._closed(sizes, num_clients, seconds)
+            seen = figures(samples, self._settings.warm_up_s, seconds)
+            capacity = max(capacity, seen.requests_per_s)
+            yield Sent(f"{num_clients} clients", num_clients, [], samples, others)
+        for share in map(float, self._settings.rates.split(",")):
+            times_s = arrivals(share * capacity, seconds, self._settings.seed)
+            samples, others = self._open(sizes, times_s)
+            name = f"{share * capacity:.1f}/s ({share:g} of capacity)"
+            yield Sent(name, 0, times_s, samples, others)
+
+    def _closed(
+        self, sizes: Sequence[Size], num_clients: int, seconds: float
+    ) -> tuple[list[Sample], float]:
+        return quietly(
+            lambda: asyncio.run(drive.closed(self._fresh(), sizes, num_clients, seconds))
+        )
+
+    def _open(self, sizes: Sequence[Size], times_s: Sequence[float]) -> tuple[list[Sample], float]:
+        return quietly(lambda: asyncio.run(drive.open_loop(self._fresh(), sizes, times_s)))
+
+    def _fresh(self) -> drive.Target:
+        """With other prompts than before, which are not in the prefix cache."""
+        self._num_loads += 1
+        return replace(self._target, salt=self._num_loads)
+
+
+def predicted(sent: Sent, model: EngineModel, settings: Settings) -> Row:
     sizes, seconds = sizes_of(settings), settings.seconds
-
-    def row(load: str, predicted: list[Sample], measure: Callable[[], list[Sample]]) -> Row:
-        measured, others = quietly(measure)
-        begin_s = settings.warm_up_s
-        expected = figures(predicted, begin_s, seconds)
-        return Row(load, expected, figures(measured, begin_s, seconds), others)
-
-    capacity = 0.0
-    for num_clients in map(int, settings.clients.split(",")):
-        predicted = replay.closed(model, sizes, num_clients, seconds)
-        measure = partial(_closed, target, sizes, num_clients, seconds)
-        yield (made := row(f"{num_clients} clients", predicted, measure))
-        capacity = max(capacity, made.measured.requests_per_s)
-    for share in map(float, settings.rates.split(",")):
-        times_s = arrivals(share * capacity, seconds, settings.seed)
-        predicted = replay.open_loop(model, sizes, times_s)
-        measure = partial(_open, target, sizes, times_s)
-        yield row(f"{share * capacity:.1f}/s ({share:g} of capacity)", predicted, measure)
-
-
-def _closed(
-    target: drive.Target, sizes: Sequence[Size], num_clients: int, seconds: float
-) -> list[Sample]:
-    return asyncio.run(drive.closed(target, sizes, num_clients, seconds))
-
-
-def _open(target: drive.Target, sizes: Sequence[Size], times_s: Sequence[float]) -> list[Sample]:
-    return asyncio.run(drive.open_loop(target, sizes, times_s))
+    if sent.num_clients:
+        samples = replay.closed(model, sizes, sent.num_clients, seconds)
+    else:
+        samples = replay.open_loop(model, sizes, sent.times_s)
+    pair = [figures(each, settings.warm_up_s, seconds) for each in (samples, sent.measured)]
+    return Row(sent.load, pair[0], pair[1], sent.others_cores)
 
 
 def render(rows: Sequence[Row]) -> str:
@@ -180,14 +204,36 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = parser_for(Settings(), "python -m benchmarks.planner.validate", __doc__ or "")
     settings = Settings(**vars(parser.parse_args(argv)))
     out = Path(settings.out)
-    out.parent.mkdir(exist_ok=True)
+    known = read_calibration(Path(settings.step_times)) if settings.step_times else None
     with ExitStack() as stack:
-        target = _started(stack)
-        if settings.step_times:
-            calibration = read_calibration(Path(settings.step_times))
-        else:
-            calibration = _calibrated(target, settings, out.with_name("step-times.json"))
-        _validate(target, settings, calibration)
+        measuring = Measuring(_started(stack), settings)
+        windows, sent = measured(measuring, calibrates=known is None)
+    calibration = known or fit(windows, CPU_LIMITS, "the demo model on this CPU (configs/cpu.toml)")
+    if known is None:
+        write_calibration(out.with_name("step-times.json"), calibration)
+        _write(out.with_name("step-times.windows.json"), windows)
+    rows = [predicted(each, calibration.model, settings) for each in sent]
+    _write(out, rows)
+    print(render(rows))
+    print(summary(rows))
+
+
+def measured(measuring: Measuring, calibrates: bool) -> tuple[list[Counts], list[Sent]]:
+    """Two loads of the sweep after each size of the calibration."""
+    windows, sent, sweep = [], [], measuring.sweep()
+    for size in SIZES:
+        for window in measuring.calibration(size) if calibrates else ():
+            windows.append(window)
+            print(window, flush=True)
+        for load in itertools.islice(sweep, 2):
+            sent.append(load)
+            print(f"{load.load}: {len(load.measured)} requests", flush=True)
+    return windows, [*sent, *sweep]
+
+
+def _write(path: Path, what: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(what), indent=2))
 
 
 def _started(stack: ExitStack) -> drive.Target:
@@ -197,29 +243,6 @@ def _started(stack: ExitStack) -> drive.Target:
     for level in (1, 8, 64):
         asyncio.run(drive.closed(target, SIZES, level, 2))
     return target
-
-
-def _calibrated(target: drive.Target, settings: Settings, path: Path) -> Calibration:
-    windows = []
-    for window in calibration_windows(target, settings):
-        windows.append(window)
-        print(window, flush=True)
-    calibration = fit(windows, CPU_LIMITS, "the demo model on this CPU (configs/cpu.toml)")
-    write_calibration(path, calibration)
-    path.with_suffix(".windows.json").write_bytes(msgspec.json.encode(windows))
-    print(msgspec.json.encode(calibration).decode(), flush=True)
-    return calibration
-
-
-def _validate(target: drive.Target, settings: Settings, calibration: Calibration) -> None:
-    rows: list[Row] = []
-    for row in sweep(target, calibration.model, settings):
-        rows.append(row)
-        print(render(rows[-1:]), flush=True)
-        text = msgspec.json.format(msgspec.json.encode(rows), indent=2)
-        Path(settings.out).write_bytes(text)  # what is measured isn't lost where it is cut off
-    print(render(rows))
-    print(summary(rows))
 
 
 if __name__ == "__main__":
