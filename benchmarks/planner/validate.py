@@ -8,8 +8,8 @@ by 10 % and more within minutes, for reasons outside of it, and would else be mo
     python -m benchmarks.planner.validate                     # both, about 5 minutes
     python -m benchmarks.planner.validate --step-times FILE   # with an earlier calibration
 
-Files: bench-results/step-times.json (for `r1-serve plan --step-times`), the windows that it was
-fitted to beside it, and bench-results/planner.json (predictions and measurements).
+Files in bench-results/: step-times.json (for `r1-serve plan --step-times`) and the windows that it
+was fitted to; planner.json (predictions and measurements) and, in planner-sweep.json, every request.
 """
 
 from __future__ import annotations
@@ -212,6 +212,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if known is None:
         write_calibration(out.with_name("step-times.json"), calibration)
         _write(out.with_name("step-times.windows.json"), windows)
+    _write(out.with_name("planner-sweep.json"), sent)
     rows = [predicted(each, calibration.model, settings) for each in sent]
     _write(out, rows)
     print(render(rows))
