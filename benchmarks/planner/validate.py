@@ -8,8 +8,8 @@ by 10 % and more within minutes, for reasons outside of it, and would else be mo
     python -m benchmarks.planner.validate                     # both, about 5 minutes
     python -m benchmarks.planner.validate --step-times FILE   # with an earlier calibration
 
-Files in bench-results/: step-times.json (for `r1-serve plan --step-times`), the windows it was fitted
-to, planner.json (predictions and measurements) and, in planner-sweep.json, every request.
+Files in bench-results/: step-times.json (for `r1-serve plan --step-times`), the windows it was
+fitted to, planner.json (predictions and measurements), planner-sweep.json (every request).
 """
 
 from __future__ import annotations
