@@ -9,7 +9,7 @@ by 10 % and more within minutes, for reasons outside of it, and would else be mo
     python -m benchmarks.planner.validate --step-times FILE   # with an earlier calibration
 
 Files in bench-results/: step-times.json (for `r1-serve plan --step-times`), the windows it was
-fitted to, planner.json (predictions and measurements), planner-sweep.json (every request).
+fitted to, planner.json and .md (predictions and measurements), planner-sweep.json (every request).
 """
 
 from __future__ import annotations
@@ -176,19 +176,33 @@ def predicted(sent: Sent, model: EngineModel, settings: Settings) -> Row:
     return Row(sent.load, pair[0], pair[1], sent.others_cores)
 
 
-def render(rows: Sequence[Row]) -> str:
+def lines_of(rows: Sequence[Row]) -> list[list[str]]:
     titles = ["load"]
     for name in FIGURES.values():
         titles += [f"{name} predicted", "measured", "error"]
-    titles += ["others' CPU"]
-    lines = [titles]
+    lines = [[*titles, "others' CPU"]]
     for row in rows:
         line = [row.load]
         for field in FIGURES:
             values = (getattr(row.predicted, field), getattr(row.measured, field))
-            line += [*(f"{value:.3g}" for value in values), f"{100 * row.error(field):+.0f} %"]
+            line += [*(_figure(value) for value in values), f"{100 * row.error(field):+.0f} %"]
         lines.append([*line, f"{row.others_cores:.2f}"])
-    return table(lines)
+    return lines
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def render(rows: Sequence[Row]) -> str:
+    return table(lines_of(rows))
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """For docs/capacity.md."""
+    titles, *lines = lines_of(rows)
+    rule = ["---", *["---:"] * (len(titles) - 1)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (titles, rule, *lines))
 
 
 def summary(rows: Sequence[Row]) -> str:
@@ -215,6 +229,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     _write(out.with_name("planner-sweep.json"), sent)
     rows = [predicted(each, calibration.model, settings) for each in sent]
     _write(out, rows)
+    out.with_suffix(".md").write_text(f"{markdown(rows)}\n\n{summary(rows)}\n")
     print(render(rows))
     print(summary(rows))
 
