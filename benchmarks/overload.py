@@ -45,11 +45,12 @@ from random import Random
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from benchmarks.loadtest.figures import Slo
+from benchmarks.loadtest.figures import is_good
 from benchmarks.loadtest.record import Record
 from benchmarks.open_loop import Arrivals, Asking, Visitor, run
 from benchmarks.options import parser_for
 from benchmarks.processes import Child, free_port
+from benchmarks.slo import Slo
 from benchmarks.stats import percentile, table
 from demo_model.problem import Problem
 from demo_model.problems import held_out_problems
@@ -121,7 +122,7 @@ def summarise(
     attempts = [attempt for visitor in visitors for attempt in visitor.attempts]
     in_time = [a for a in attempts if a.due_at_s <= arrivals.seconds]
     answered = [a for a in in_time if a.ok]
-    good = [a for a in in_time if slo.met_by(a)]
+    good = [a for a in in_time if is_good(a, slo)]
     ttft_s = [a.ttft_s for a in answered if a.ttft_s is not None]
     refused = [v for v in visitors if v.attempts[0].refused]
     back = [a for v in refused for a in v.attempts[1:]]
@@ -224,7 +225,7 @@ def find_slots(engine: Arrivals, settings: Settings) -> int:
     ).slo
     for num_slots in _SLOTS:
         records = asyncio.run(keep_busy(engine, num_slots, 6))
-        if sum(map(strict.met_by, records)) >= 0.95 * len(records):
+        if sum(is_good(record, strict) for record in records) >= 0.95 * len(records):
             break
     return num_slots
 

@@ -31,7 +31,7 @@ import msgspec
 
 from benchmarks.loadtest.client import TEXT, Chunk, Endpoint
 from benchmarks.loadtest.drive import Driver, Span, Step
-from benchmarks.loadtest.figures import Figures, Seen, Slo, figures_of
+from benchmarks.loadtest.figures import Figures, Seen, figures_of
 from benchmarks.loadtest.load import Load
 from benchmarks.loadtest.observe import Observer
 from benchmarks.loadtest.record import Record
@@ -39,6 +39,7 @@ from benchmarks.loadtest.run import summed_up, wait_idle
 from benchmarks.loadtest.workload import Conversations, load_workload
 from benchmarks.options import parser_for
 from benchmarks.peers import ROOT, Contender, InstallError, install
+from benchmarks.slo import Slo
 from benchmarks.stats import median_of, table
 
 AIPERF = Contender("aiperf", "-", "aiperf==0.13.0")

@@ -84,6 +84,9 @@ def run(
     slo_tpot_ms: Annotated[float, typer.Option("--slo-tpot-ms", min=0, help="0: no limit.")] = 80,
     slo_ttfa_ms: Annotated[float, typer.Option("--slo-ttfa-ms", min=0, help="0: no limit.")] = 0,
     slo_e2e_ms: Annotated[float, typer.Option("--slo-e2e-ms", min=0, help="0: no limit.")] = 0,
+    share: Annotated[
+        float, typer.Option("--share", min=0, max=1, help="Of the requests, within the limits.")
+    ] = 0.95,
     out: Annotated[
         Path | None, typer.Option("--out", help="Directory; default: bench-results/…")
     ] = None,
@@ -96,17 +99,18 @@ def run(
     with clear_errors(), _needed_packages():
         from benchmarks.loadtest.client import Endpoint
         from benchmarks.loadtest.drive import Span
-        from benchmarks.loadtest.figures import Slo
         from benchmarks.loadtest.run import Plan
         from benchmarks.loadtest.workload import Conversations, load_workload
+        from benchmarks.slo import Slo
         from serve.discovery import engine_url
 
         sweep = _sweep(
             {"concurrency": concurrency, "rate": rates, "batch": batch}, trace, search, start
         )
         sweep = sweep.with_shape(burstiness, ramp, stop_below)
-        limits = (slo_ttft_ms, slo_tpot_ms, slo_ttfa_ms, slo_e2e_ms)
-        slo = Slo(*(limit or None for limit in limits))
+        slo = Slo(
+            slo_ttft_ms or None, slo_tpot_ms or None, slo_ttfa_ms or None, slo_e2e_ms or None, share
+        )
         asked = Conversations(load_workload(workload))
         name = f"{asked.workload.name}-{time.strftime('%Y%m%d-%H%M%S')}"
         directory = out or Path("bench-results") / name

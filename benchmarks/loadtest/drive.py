@@ -70,7 +70,7 @@ class Driver:
     async def run(self, step: Step, repeat: int = 0) -> None:
         """Fills in the step. Cancelled, the step holds what was measured until then."""
         self._conversations.restart(repeat)
-        client, running = Client(self._endpoint), set[asyncio.Task[None]]()
+        client, running = Client(self._endpoint), set[asyncio.Task[object]]()
         window, span = step.window, step.span
         window.begin_s = 0.0 if step.load.kind == "batch" else span.warm_up_s
         window.end_s = window.begin_s + span.measure_s
@@ -101,7 +101,7 @@ class _Run:
         client: Client,
         conversations: Conversations,
         step: Step,
-        running: set[asyncio.Task[None]],
+        running: set[asyncio.Task[object]],
     ) -> None:
         self._client, self._conversations, self._step = client, conversations, step
         self._running = running
@@ -144,10 +144,7 @@ class _Run:
                 await asyncio.sleep(POLL_S)  # a server that refuses is not asked in a tight loop
 
     def _start(self, work: Coroutine[Any, Any, object]) -> None:
-        async def run() -> None:
-            await work
-
-        task = asyncio.create_task(run())
+        task = asyncio.create_task(work)
         self._running.add(task)
         task.add_done_callback(self._running.discard)
 
@@ -205,7 +202,7 @@ async def _until(done: Callable[[], bool]) -> None:
         await asyncio.sleep(POLL_S)
 
 
-async def _end(*tasks: asyncio.Task[None]) -> None:
+async def _end(*tasks: asyncio.Task[Any]) -> None:
     for task in tasks:
         task.cancel()
     with contextlib.suppress(asyncio.CancelledError):

@@ -13,9 +13,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import msgspec
-
 from benchmarks.loadtest.record import Record
+from benchmarks.slo import Slo
 from benchmarks.stats import percentile
 
 Better = Literal["lower", "higher", "neither"]
@@ -25,35 +24,6 @@ SATURATED_LAG_S = 0.025
 """The client's event loop this late at its 99th percentile: latencies are then partly its own."""
 SATURATED_CPU = 0.85
 """Of a core."""
-
-
-class Slo(msgspec.Struct, frozen=True):
-    """What a request must keep to in order to count as good; a None asks for nothing. The first
-    two default to MLPerf's limits for servers."""
-
-    ttft_ms: float | None = 2000.0
-    tpot_ms: float | None = 80.0
-    ttfa_ms: float | None = None
-    e2e_ms: float | None = None
-
-    def met_by(self, record: Record) -> bool:
-        """Whether the request was answered within all of them. One that can't be told (a time per
-        token of a reply of one) keeps to it."""
-        limits = (
-            (self.ttft_ms, record.ttft_s),
-            (self.tpot_ms, record.tpot_s),
-            (self.ttfa_ms, record.ttfa_s),
-            (self.e2e_ms, record.e2e_s),
-        )
-        return record.ok and all(
-            limit is None or value is None or 1000 * value <= limit for limit, value in limits
-        )
-
-    @property
-    def text(self) -> str:
-        named = ("TTFT", self.ttft_ms), ("TPOT", self.tpot_ms), ("TTFA", self.ttfa_ms)
-        named += (("E2E", self.e2e_ms),)  # type: ignore[assignment]
-        return ", ".join(f"{name} {ms:g} ms" for name, ms in named if ms is not None) or "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +120,7 @@ def figures_of(seen: Seen, slo: Slo) -> dict[str, float]:
     )
     found["requests_per_s"] = ended / seen.span_s
     found["output_tokens_per_s"] = seen.num_events * tokens_per_event(ok) / seen.span_s
-    found["goodput_per_s"] = sum(map(slo.met_by, records)) / seen.span_s
+    found["goodput_per_s"] = sum(is_good(record, slo) for record in records) / seen.span_s
     found |= _latencies(ok, seen.gaps_s)
     found |= _shares(records, slo)
     if ok:
@@ -190,7 +160,7 @@ def _shares(records: Sequence[Record], slo: Slo) -> dict[str, float]:
 
     checked = [record.right for record in records if record.right is not None]
     return {
-        "good": share(slo.met_by),
+        "good": share(lambda it: is_good(it, slo)),
         "answered": share(lambda it: it.answered),
         "truncated": share(lambda it: it.truncated),
         "recovered": share(lambda it: bool(it.recovered)),
@@ -200,6 +170,11 @@ def _shares(records: Sequence[Record], slo: Slo) -> dict[str, float]:
         "failovers": float(sum(record.num_failovers for record in records)),
         "right": sum(checked) / len(checked) if checked else math.nan,
     }
+
+
+def is_good(record: Record, slo: Slo) -> bool:
+    """Answered as it should be, within every limit."""
+    return record.ok and slo.kept_by(record)
 
 
 def is_unfinished(record: Record) -> bool:

@@ -10,8 +10,6 @@ import msgspec
 from benchmarks.loadtest.load import Kind, Load
 from benchmarks.loadtest.store import Point
 
-GOOD_SHARE = 0.9
-"""Of a point's requests must keep to the limits for it to count as carried."""
 FACTOR = 1.6
 """From one load of a search to the next."""
 MAX_POINTS = 12
@@ -40,14 +38,15 @@ class Sweep(msgspec.Struct, frozen=True):
         return Load(self.kind, value, self.burstiness, self.ramp_s, self.trace)
 
 
-def next_load(sweep: Sweep, points: Sequence[Point]) -> Load | None:
-    """The load to try after `points`; None when there is no more to try."""
+def next_load(sweep: Sweep, points: Sequence[Point], share: float) -> Load | None:
+    """The load to try after `points`, where `share` of the requests must be good; None when there
+    is no more to try."""
     if points and share_good(points[-1]) < sweep.stop_below:
         return None
     if sweep.values:
         left = sweep.values[len(points) :]
         return sweep.load(left[0]) if left else None
-    return _searched(sweep, points)
+    return _searched(sweep, points, share)
 
 
 def share_good(point: Point) -> float:
@@ -55,11 +54,11 @@ def share_good(point: Point) -> float:
     return estimates["good"].mean if "good" in estimates else 0.0
 
 
-def is_carried(point: Point) -> bool:
-    return share_good(point) >= GOOD_SHARE
+def is_carried(point: Point, share: float) -> bool:
+    return share_good(point) >= share
 
 
-def _searched(sweep: Sweep, points: Sequence[Point]) -> Load | None:
+def _searched(sweep: Sweep, points: Sequence[Point], share: float) -> Load | None:
     """Up by factors until two points are broken; then once between the last that is carried and the
     first that is not."""
     if not points:
@@ -67,7 +66,7 @@ def _searched(sweep: Sweep, points: Sequence[Point]) -> Load | None:
     if len(points) >= MAX_POINTS:
         return None
     tried = sorted(points, key=lambda point: point.load.value)
-    broken = [point for point in tried if not is_carried(point)]
+    broken = [point for point in tried if not is_carried(point, share)]
     highest = tried[-1].load.value
     if len(broken) < 2:
         load = sweep.load(highest * FACTOR)
@@ -79,11 +78,11 @@ def _searched(sweep: Sweep, points: Sequence[Point]) -> Load | None:
     return None if any(p.load.value == middle.value for p in tried) else middle
 
 
-def knee(points: Sequence[Point]) -> Point | None:
+def knee(points: Sequence[Point], share: float) -> Point | None:
     """The highest load that is carried, below which all are; None where not even the lowest is."""
     best = None
     for point in sorted(points, key=lambda it: it.load.value):
-        if not is_carried(point):
+        if not is_carried(point, share):
             break
         best = point
     return best

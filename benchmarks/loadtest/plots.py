@@ -34,7 +34,7 @@ def latency_against_throughput(run: Run) -> Figure | None:
             _curve(axes, points, "output_tokens_per_s", f"{name}_p{percent}_ms", color)
         axes.set_xlabel("output tokens per second")
         axes.set_ylabel(f"{FIGURES[f'{name}_p50_ms'].label.split()[0]} (ms)")
-        _mark(axes, knee(points), "most within the limits", GREEN, "--")
+        _mark(axes, knee(points, run.slo.share), "most within the limits", GREEN, "--")
         _mark(axes, most_efficient(points), "throughput / latency best", GREY, ":")
         _scale(axes)
         axes.legend(fontsize=8)

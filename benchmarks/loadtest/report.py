@@ -66,9 +66,10 @@ def conclusions(run: Run) -> Iterator[str]:
         yield "The test was interrupted; what had been measured until then is here."
     yield from (f"Beware: {warning}." for warning in dict.fromkeys(run.warnings))
     points = by_load(run)
-    best, efficient = knee(points), most_efficient(points)
+    best, efficient = knee(points, run.slo.share), most_efficient(points)
     if best is None:
-        yield f"No load tried kept to the limits ({run.slo.text}) in 90 % of the requests."
+        share = f"{100 * run.slo.share:g} %"
+        yield f"No load tried kept to the limits ({run.slo.text}) in {share} of the requests."
     else:
         estimates = best.estimates()
         carried = "output_tokens_per_s", "goodput_per_s"

@@ -17,13 +17,14 @@ from typing import TypeVar
 
 from benchmarks.loadtest.client import Endpoint
 from benchmarks.loadtest.drive import Driver, Span, Step
-from benchmarks.loadtest.figures import Seen, Slo, figures_of, saturation
+from benchmarks.loadtest.figures import Seen, figures_of, saturation
 from benchmarks.loadtest.load import Load
 from benchmarks.loadtest.observe import Observer, figures_seen, served_model
 from benchmarks.loadtest.plan import Sweep, next_load
 from benchmarks.loadtest.record import Record
 from benchmarks.loadtest.store import Machine, Point, Repeat, Run, Store
 from benchmarks.loadtest.workload import Conversations
+from benchmarks.slo import Slo
 
 T = TypeVar("T", int, float)
 
@@ -58,7 +59,7 @@ async def run_test(plan: Plan, run: Run, store: Store, progress: Progress) -> No
     try:
         for repeat in range(plan.repeats):
             for number in itertools.count():
-                point = _point(run, plan.sweep, repeat, number)
+                point = _point(run, plan, repeat, number)
                 if point is None:
                     break
                 await _measure(plan, driver, point, repeat, _Keeping(run, store, progress))
@@ -69,10 +70,12 @@ async def run_test(plan: Plan, run: Run, store: Store, progress: Progress) -> No
         store.write(run)
 
 
-def _point(run: Run, sweep: Sweep, repeat: int, number: int) -> Point | None:
+def _point(run: Run, plan: Plan, repeat: int, number: int) -> Point | None:
     """The `number`-th of this round; a new one is added in the first."""
-    if repeat == 0 and (load := next_load(sweep, run.points)) is not None:
-        run.points.append(Point(load))
+    if repeat == 0:
+        load = next_load(plan.sweep, run.points, plan.slo.share)
+        if load is not None:
+            run.points.append(Point(load))
     return run.points[number] if number < len(run.points) else None
 
 

@@ -13,11 +13,12 @@ from pathlib import Path
 import msgspec
 
 from benchmarks.loadtest.estimate import Estimate, estimate
-from benchmarks.loadtest.figures import FIGURES, Slo
+from benchmarks.loadtest.figures import FIGURES
 from benchmarks.loadtest.load import Load
 from benchmarks.loadtest.observe import Sample
 from benchmarks.loadtest.record import Record
 from benchmarks.loadtest.workload import Workload
+from benchmarks.slo import Slo
 from serve import __version__
 from serve.settings import SettingsError
 

@@ -11,7 +11,7 @@ import typer
 
 from benchmarks.planner.calibration import CalibrationError, read_calibration
 from benchmarks.planner.capacity import limits_of
-from benchmarks.planner.demand import Demand, Slo
+from benchmarks.planner.demand import Demand
 from benchmarks.planner.hardware import GPUS, find_gpu
 from benchmarks.planner.limit import Card
 from benchmarks.planner.model_shape import (
@@ -25,6 +25,7 @@ from benchmarks.planner.plan import Plan, plan, render
 from benchmarks.planner.sequence import Limits
 from benchmarks.planner.simulate import EngineModel
 from benchmarks.planner.step_times import roofline
+from benchmarks.slo import Slo
 
 
 class PlanError(ValueError):
@@ -269,11 +270,11 @@ def _demand(options: Options, context: int) -> Demand:
 
 
 def _slo(options: Options) -> Slo:
-    ttfa_ms = options.slo_ttfa_ms
+    e2e_s = options.slo_e2e_s
     return Slo(
-        ttft_s=options.slo_ttft_ms / 1000,
-        tpot_s=options.slo_tpot_ms / 1000,
-        ttfa_s=None if ttfa_ms is None else ttfa_ms / 1000,
-        e2e_s=options.slo_e2e_s,
-        share=options.share,
+        options.slo_ttft_ms,
+        options.slo_tpot_ms,
+        options.slo_ttfa_ms,
+        None if e2e_s is None else 1000 * e2e_s,
+        options.share,
     )

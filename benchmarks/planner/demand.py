@@ -47,18 +47,6 @@ def _drawn(mean: int, rng: Random) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Slo:
-    """Upper limits; None asks nothing. A request is good that keeps to all of them. `share` of the
-    requests must be good."""
-
-    ttft_s: float | None = None
-    tpot_s: float | None = None
-    ttfa_s: float | None = None
-    e2e_s: float | None = None
-    share: float = 0.95
-
-
-@dataclass(frozen=True, slots=True)
 class Latency:
     """Of one request that has ended, as its client sees it."""
 
@@ -66,15 +54,6 @@ class Latency:
     ttfa_s: float | None
     tpot_s: float
     e2e_s: float
-
-    def good(self, slo: Slo) -> bool:
-        pairs = (
-            (self.ttft_s, slo.ttft_s),
-            (self.tpot_s, slo.tpot_s),
-            (self.ttfa_s, slo.ttfa_s),
-            (self.e2e_s, slo.e2e_s),
-        )
-        return all(seen is None or limit is None or seen <= limit for seen, limit in pairs)
 
 
 def latency_of(request: Request) -> Latency:

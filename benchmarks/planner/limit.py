@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from benchmarks.planner.capacity import kv_tokens
-from benchmarks.planner.demand import Slo
 from benchmarks.planner.hardware import GPUS, Gpu
 from benchmarks.planner.model_shape import KvDtype, ModelShape
 from benchmarks.planner.simulate import EngineModel, Outcome
 from benchmarks.planner.step_times import on_curve
+from benchmarks.slo import Slo
 
 Limit = Literal[
     "KV memory",
@@ -59,15 +59,19 @@ def _wait_too_long(outcome: Outcome, slo: Slo) -> bool:
     """Whether most of those that are not good had their first token too late, or waiting is much of
     a request's time."""
     seen = outcome.latencies
-    num_bad = sum(not latency.good(slo) for latency in seen)
-    num_late = sum(slo.ttft_s is not None and latency.ttft_s > slo.ttft_s for latency in seen)
+    num_bad = sum(not slo.kept_by(latency) for latency in seen)
+    num_late = sum(
+        slo.ttft_ms is not None and 1000 * latency.ttft_s > slo.ttft_ms for latency in seen
+    )
     e2e_s = sum(latency.e2e_s for latency in seen) / len(seen)
     return num_late > num_bad / 2 or outcome.mean_wait_s > _LONG_WAIT * e2e_s
 
 
 def _has_time_for_more(outcome: Outcome, slo: Slo) -> bool:
     """Whether further seats would leave the time per token within its limit."""
-    return slo.tpot_s is None or outcome.percentile_s("tpot_s", 50) < _NEAR * slo.tpot_s
+    if slo.tpot_ms is None:
+        return True
+    return 1000 * outcome.percentile_s("tpot_s", 50) < _NEAR * slo.tpot_ms
 
 
 def parts_of_time(model: EngineModel, outcome: Outcome) -> dict[Limit, float]:

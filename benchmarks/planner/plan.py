@@ -11,9 +11,10 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from benchmarks.planner.demand import Demand, Slo
+from benchmarks.planner.demand import Demand
 from benchmarks.planner.limit import Card, Limit, advice, binding_limit
 from benchmarks.planner.simulate import EngineModel, Outcome, Simulation, e2e_s
+from benchmarks.slo import Slo
 from benchmarks.stats import table
 
 _LARGER = 1.3

@@ -12,8 +12,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 
-from benchmarks.planner.demand import Demand, Latency, Slo, latency_of
+from benchmarks.planner.demand import Demand, Latency, latency_of
 from benchmarks.planner.engine_sim import Engine, Limits, Request, StepTimes
+from benchmarks.slo import Slo
 from benchmarks.stats import percentile
 
 MIN_MEASURED = 1500
@@ -71,7 +72,7 @@ class Outcome:
     overloaded: bool
 
     def good_share(self, slo: Slo) -> float:
-        return sum(latency.good(slo) for latency in self.latencies) / len(self.latencies)
+        return sum(map(slo.kept_by, self.latencies)) / len(self.latencies)
 
     def keeps(self, slo: Slo) -> bool:
         return not self.overloaded and self.good_share(slo) >= slo.share

@@ -6,10 +6,10 @@ import pytest
 
 from benchmarks.loadtest.compare import compare, is_worse
 from benchmarks.loadtest.estimate import estimate
-from benchmarks.loadtest.figures import Slo
 from benchmarks.loadtest.load import Load
 from benchmarks.loadtest.store import Machine, Point, Repeat, Run
 from benchmarks.loadtest.workload import Workload
+from benchmarks.slo import Slo
 from serve.settings import SettingsError
 
 MACHINE = Machine("Linux", "a processor", 2, 0.0)

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks.loadtest.figures import FIGURES, Seen, Slo, figures_of, saturation
+from benchmarks.loadtest.figures import FIGURES, Seen, figures_of, saturation
 from benchmarks.loadtest.record import Record
+from benchmarks.slo import Slo
 
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -12,7 +12,7 @@ from benchmarks.loadtest.store import Point, Repeat
 def tried(sweep: Sweep, limit: float) -> list[float]:
     """The loads that a sweep tries on a server that carries up to `limit`."""
     points: list[Point] = []
-    while (load := next_load(sweep, points)) is not None:
+    while (load := next_load(sweep, points, 0.9)) is not None:
         points.append(point(load.value, good=1.0 if load.value <= limit else 0.4))
         assert len(points) < 50
     return [it.load.value for it in points]
@@ -50,10 +50,10 @@ def test_a_search_gives_up_where_nothing_is_carried_or_everything_is() -> None:
 
 def test_the_knee_is_the_last_load_below_which_all_are_carried() -> None:
     points = [point(1, good=1.0), point(8, good=0.95), point(4, good=0.5), point(2, good=0.9)]
-    best = knee(points)
+    best = knee(points, 0.9)
     assert best is not None
     assert best.load.value == 2
-    assert knee([point(1, good=0.89)]) is None
+    assert knee([point(1, good=0.89)], 0.9) is None
 
 
 def test_the_most_efficient_load_has_the_most_throughput_for_its_latency() -> None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.planner.capacity import limits_of
-from benchmarks.planner.demand import Demand, Latency, Slo, latency_of
+from benchmarks.planner.demand import Demand, Latency, latency_of
 from benchmarks.planner.engine_sim import Limits, Request, StepTimes
 from benchmarks.planner.hardware import find_gpu
 from benchmarks.planner.limit import Card, advice
@@ -20,6 +20,7 @@ from benchmarks.planner.model_shape import R1_DISTILL_QWEN_1_5B
 from benchmarks.planner.plan import least_replicas, plan, render
 from benchmarks.planner.simulate import EngineModel, Simulation
 from benchmarks.planner.step_times import roofline
+from benchmarks.slo import Slo
 
 CARD = Card(find_gpu("L4"), R1_DISTILL_QWEN_1_5B, "auto")
 MODEL = EngineModel(roofline(CARD.gpu, CARD.shape), limits_of(CARD.gpu, CARD.shape))
@@ -54,10 +55,10 @@ def test_latencies_count_from_the_arrival():
 
 def test_a_request_is_good_that_keeps_to_every_limit_that_is_set():
     seen = Latency(ttft_s=1.0, ttfa_s=None, tpot_s=0.1, e2e_s=9.0)
-    assert seen.good(Slo())
-    assert seen.good(Slo(ttft_s=1.0, tpot_s=0.1, ttfa_s=0.5, e2e_s=9.0))
-    assert not seen.good(Slo(ttft_s=0.9))
-    assert not seen.good(Slo(e2e_s=8.9))
+    assert Slo(ttft_ms=None, tpot_ms=None).kept_by(seen)
+    assert Slo(1000.1, 100.1, 500.1, 9000.1).kept_by(seen)
+    assert not Slo(ttft_ms=900, tpot_ms=None).kept_by(seen)
+    assert not Slo(None, None, e2e_ms=8900).kept_by(seen)
 
 
 # ---- simulation ----
@@ -103,7 +104,7 @@ def test_the_same_seed_is_the_same_run():
 
 @pytest.mark.parametrize("kind", ["users", "rate"])
 def test_more_load_never_makes_more_requests_good(kind: str):
-    slo = Slo(ttft_s=0.3, e2e_s=2.0)
+    slo = Slo(300, None, e2e_ms=2000)
     demand = replace(CHAT, **({"users": 1} if kind == "users" else {"users": None, "rate": 1.0}))
     loads = (1, 4, 8, 12, 20, 40) if kind == "users" else (1, 3, 6, 8, 10, 20)
     shares = [Simulation(SMALL, 1, demand.with_load(load)).run().good_share(slo) for load in loads]
@@ -133,7 +134,7 @@ def test_no_number_suffices_where_none_does():
 
 
 def test_twice_the_users_take_about_twice_the_replicas():
-    slo = Slo(ttft_s=0.3)
+    slo = Slo(300, None)
     made = plan(SMALL, CARD, replace(CHAT, users=20), slo)
     twice = plan(SMALL, CARD, replace(CHAT, users=100), slo)
     assert twice.num_replicas == pytest.approx(100 / made.carried_by_one, abs=1.01)
@@ -144,7 +145,7 @@ def test_twice_the_users_take_about_twice_the_replicas():
 
 def test_a_plan_for_a_card_says_what_users_see_and_what_binds():
     demand = Demand(users=200)
-    made = plan(MODEL, CARD, demand, Slo(ttft_s=2.0, tpot_s=0.08))
+    made = plan(MODEL, CARD, demand, Slo())
     assert made.num_replicas == 1
     assert 200 < made.carried_by_one < 400
     assert made.limit == "memory bandwidth (KV)"
@@ -155,7 +156,7 @@ def test_a_plan_for_a_card_says_what_users_see_and_what_binds():
 
 
 def test_limits_that_a_request_alone_misses_are_met_by_no_number():
-    made = plan(MODEL, CARD, Demand(rate=5.0), Slo(tpot_s=0.01))
+    made = plan(MODEL, CARD, Demand(rate=5.0), Slo(None, 10))
     assert made.num_replicas is None
     assert made.limit == "memory bandwidth (weights)"
     assert "faster card" in made.advice
@@ -164,14 +165,14 @@ def test_limits_that_a_request_alone_misses_are_met_by_no_number():
 
 def test_kv_that_runs_short_is_what_binds():
     short = replace(SMALL, limits=Limits(64, 2048, 2000))
-    made = plan(short, CARD, replace(CHAT, users=10, context=400), Slo(ttft_s=0.3))
+    made = plan(short, CARD, replace(CHAT, users=10, context=400), Slo(300, None))
     assert made.limit == "KV memory"
 
 
 def test_long_prompts_bind_by_what_reading_them_takes():
     demand = replace(CHAT, users=4, prompt_tokens=2000, think_tokens=0, answer_tokens=10)
     slow = EngineModel(StepTimes(((1, 0.001),), prefill_token_s=1e-4), Limits(64, 2048, 200_000))
-    assert plan(slow, CARD, demand, Slo(ttft_s=1.0)).limit == "compute of prefill"
+    assert plan(slow, CARD, demand, Slo(1000, None)).limit == "compute of prefill"
 
 
 def test_every_limit_has_advice_for_every_card():
