@@ -8,8 +8,9 @@ from __future__ import annotations
 from benchmarks.planner.hardware import GIB, GPUS, Gpu
 from benchmarks.planner.model_shape import R1_DISTILL_QWEN_1_5B, KvDtype, ModelShape
 from benchmarks.planner.sequence import Limits
-from serve.settings import VLLM_GPU_MEMORY_UTILIZATION
 
+GPU_MEMORY_UTILIZATION = 0.90
+"""Of configs/gpu.toml."""
 CONTEXTS = (2048, 8192, 32768)
 RUNTIME_BYTES = GIB
 """Assumed: the CUDA context, compiled kernels and CUDA graphs."""
@@ -30,7 +31,7 @@ def kv_tokens(
     shape: ModelShape,
     kv_dtype: KvDtype = "auto",
     max_num_seqs: int | None = None,
-    utilization: float = VLLM_GPU_MEMORY_UTILIZATION,
+    utilization: float = GPU_MEMORY_UTILIZATION,
 ) -> int:
     """Tokens whose KV fits; 0 where not even the weights do."""
     seqs = max_num_seqs or gpu.max_num_seqs

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.planner.capacity import (
+    GPU_MEMORY_UTILIZATION,
     kv_tokens,
     limits_of,
     markdown_table,
@@ -18,6 +19,7 @@ from benchmarks.planner.capacity import (
 from benchmarks.planner.hardware import GPUS, find_gpu
 from benchmarks.planner.model_shape import R1_DISTILL_QWEN_1_5B, ShapeError, read_shape
 from benchmarks.planner.step_times import StepTimes, roofline
+from serve.settings import config_dir, load_settings
 
 SHAPE = R1_DISTILL_QWEN_1_5B
 L4 = find_gpu("L4")
@@ -40,8 +42,13 @@ def test_an_unknown_card_is_none():
     assert find_gpu("L5") is None
 
 
+def test_as_much_of_a_card_is_used_as_the_shipped_profile_does():
+    engine = load_settings(config_dir() / "gpu.toml").engine
+    assert engine.gpu_memory_utilization == GPU_MEMORY_UTILIZATION
+
+
 def test_kv_takes_what_weights_and_working_memory_leave():
-    assert kv_tokens(L4, SHAPE) == pytest.approx(593_000, rel=0.01)
+    assert kv_tokens(L4, SHAPE, utilization=0.92) == pytest.approx(593_000, rel=0.01)
     assert kv_tokens(L4, SHAPE, "fp8") == pytest.approx(2 * kv_tokens(L4, SHAPE), abs=2)
     assert kv_tokens(L4, SHAPE, max_num_seqs=20_000) == 0
     assert kv_tokens(L4, SHAPE, utilization=0.5) < kv_tokens(L4, SHAPE)
