@@ -129,7 +129,7 @@ def brownout(runs: Runs) -> Figure:
 
 def autoscaling(runs: Runs) -> Figure:
     figure, (replicas, ttft, refused) = _figure(3, 1, 8, 7)
-    for (name, run), colour in zip(runs.items(), (OFFERED, FIRST, SECOND), strict=True):
+    for (name, run), colour in zip(runs.items(), (OFFERED, FIRST, SECOND), strict=False):
         scale = 24 / run.series("at_s")[-1]
         _line(replicas, run, "num_replicas", colour, name, x_factor=scale)
         _line(ttft, run, "ttft_p99_s", colour, name, x_factor=scale)
@@ -148,7 +148,7 @@ def autoscaling(runs: Runs) -> Figure:
 
 def faults(runs: Runs) -> Figure:
     figure, (good, ttft) = _figure(2, 1, 8, 5)
-    for (name, run), colour in zip(runs.items(), (FIRST, SECOND, OFFERED), strict=True):
+    for (name, run), colour in zip(runs.items(), (FIRST, SECOND, OFFERED), strict=False):
         _line(good, run, "good_per_s", colour, name)
         _line(ttft, run, "ttft_p99_s", colour, name, 1000)
     good.set(ylabel="per second", title="good answers")
