@@ -39,6 +39,8 @@ class Autoscaler:
 
     def num_replicas(self, now_s: float, demand: Demand, num_now: int) -> int:
         """How many there should be, where `num_now` are or are starting."""
+        if not self._wishes:  # what was before is not known: as many as were asked for
+            self._wishes.append((now_s, num_now))
         wish = self._wish(demand, num_now)
         self._wishes.append((now_s, wish))
         while self._wishes[0][0] < now_s - self._settings.scale_down_delay_s:

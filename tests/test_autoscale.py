@@ -54,6 +54,13 @@ def test_a_lull_ends_no_engine() -> None:
     assert scaler.num_replicas(130, Demand([load(0)]), 2) == 1
 
 
+def test_engines_that_were_just_started_are_not_ended_before_the_delay() -> None:
+    scaler = Autoscaler(SETTINGS)
+    assert scaler.num_replicas(0, Demand([load(0)]), 6) == 6
+    assert scaler.num_replicas(59, Demand([load(0)]), 6) == 6
+    assert scaler.num_replicas(61, Demand([load(0)]), 6) == 1
+
+
 @given(
     st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 10**6), st.floats(0, 1)), max_size=9),
     st.integers(0, 10**6),
