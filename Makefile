@@ -28,7 +28,7 @@ endef
 .PHONY: help
 help:  ## list the targets
 	@echo "make TARGET [PROFILE=auto|cpu|gpu] [PYTHON=python3.11]"
-	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## */  \1\t/' | expand -t 18
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## */  \1\t/' | expand -t 20
 
 .PHONY: serve
 serve:  ## install, then serve in the foreground at HOST=127.0.0.1 PORT=8000 [CONFIG=file]
@@ -76,7 +76,7 @@ bench:  ## quick: a load test of the demo model with a page and pictures, and th
 		--streams 64 --out bench-results/router-quick.json
 
 .PHONY: bench-all
-bench-all: bench bench-router bench-balancing bench-overload bench-thinking bench-ray  ## every one
+bench-all: bench bench-router bench-balancing bench-overload bench-thinking bench-ray bench-baselines bench-fleet bench-planner  ## every benchmark there is
 
 .PHONY: bench-router
 bench-router:  ## the router's own cost, beside other routers, over a stand-in engine
@@ -102,6 +102,27 @@ bench-thinking:  ## what votes, recovery of cut-off thinking and the loop breake
 bench-ray:  ## engines on Ray, as child processes, and what Ray Serve would cost
 	$(install) --profile router --dev
 	@exec $(BIN)/python -m benchmarks.ray_bench $(ARGS)
+
+.PHONY: bench-baselines
+bench-baselines:  ## transformers behind Gradio, plain vLLM, other routers and this, side by side
+	$(install) --profile $(PROFILE) --dev
+	@$(BIN)/python -m benchmarks.baselines --model demo $(ARGS)
+	@exec $(BIN)/python -m benchmarks.baselines --model 1.5b $(ARGS)
+
+.PHONY: bench-fleet
+bench-fleet:  ## policies over simulated fleets; ARGS= for up to 1,000 engines, which takes long
+	$(install) --profile router --dev
+	@exec $(BIN)/python -m benchmarks.fleet $(if $(filter undefined,$(origin ARGS)),--quick,$(ARGS))
+
+.PHONY: bench-planner
+bench-planner:  ## the capacity planner's simulation against a real engine
+	$(install) --profile $(PROFILE) --dev
+	@exec $(BIN)/python -m benchmarks.planner.validate $(ARGS)
+
+.PHONY: bench-referee
+bench-referee:  ## our figures against AIPerf's, on a served endpoint: ARGS="--url … --model …"
+	$(install) --profile router --dev
+	@exec $(BIN)/python -m benchmarks.referee $(ARGS)
 
 .PHONY: demo-model
 demo-model:  ## train the demo model again (demo_model/)
