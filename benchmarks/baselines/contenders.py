@@ -58,7 +58,7 @@ MODELS = {
             "cpu_threads = 1",
         ),
         mean_tokens=128,
-        num_questions=256,
+        num_questions=384,
         num_for_guides=16,
         contenders=",".join(NAMES),
     ),
