@@ -31,16 +31,16 @@ class Slo(msgspec.Struct, frozen=True):
     """Of the requests, for a load to count as carried."""
 
     def kept_by(self, seen: Latencies) -> bool:
-        """Whether a request kept to all limits. A latency that it doesn't have (a time per token of
-        a reply of one) keeps to its limit."""
+        """Whether a request kept to all limits. What it never came to (an answer, where there is a
+        limit on that) doesn't; a reply of one token has no time per token and does."""
         pairs = (
             (self.ttft_ms, seen.ttft_s),
-            (self.tpot_ms, seen.tpot_s),
+            (self.tpot_ms, seen.tpot_s or 0.0),
             (self.ttfa_ms, seen.ttfa_s),
             (self.e2e_ms, seen.e2e_s),
         )
         return all(
-            limit is None or value is None or 1000 * value <= limit for limit, value in pairs
+            limit is None or (value is not None and 1000 * value <= limit) for limit, value in pairs
         )
 
     @property

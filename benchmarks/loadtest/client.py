@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import re
 import ssl
 import time
@@ -25,10 +26,14 @@ from benchmarks.loadtest.record import Record
 
 TEXT = re.compile(rb'"(?:reasoning|reasoning_content|content|text)": ?"[^"]')
 _ANSWER = re.compile(rb'"(?:content|text)": ?"[^"]')
-_EVENT = b"data: {"
+_EVENT = re.compile(rb"(?:\A|\n)data: ?\{")
 _TAIL_BYTES = 8192
 """Of a reply without an answer: enough for its last events."""
 MAX_ERROR_CHARACTERS = 300
+STALE_S = 0.1
+"""A kept connection that ends so soon had been closed by the server before."""
+_OUT_OF = {errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS}
+SHORT = "the load generator is short of sockets"
 
 
 class Delta(msgspec.Struct):
@@ -99,7 +104,7 @@ class Endpoint:
 
     url: str
     model: str
-    api_key: str | None = None
+    api_key: str | None = field(default=None, repr=False)
 
     @property
     def address(self) -> tuple[str, int, bool]:
@@ -172,23 +177,22 @@ class _Connection(asyncio.Protocol):
         """Reads may cut an event anywhere: it counts when its beginning has come, and is looked
         through again with the next read."""
         self.body += body
-        num_events = self.body.count(_EVENT, self._counted)
+        found = list(_EVENT.finditer(self.body, self._counted))
         now_s, window = self._window.clock(), self._window
         if self._last_s is not None:
-            if num_events:
-                window.count(num_events, now_s - self._last_s)
+            if found:
+                window.count(len(found), now_s - self._last_s)
                 self._last_s = now_s
         else:
-            window.count(num_events, None)
+            window.count(len(found), None)
             if TEXT.search(self.body, self._last_event):
                 self.record.first_at_s = self._last_s = now_s
         if self.answer_from is None and _ANSWER.search(self.body, self._last_event):
             self.record.answer_at_s = now_s
             self.answer_from = self._last_event
-        if num_events:
-            self.record.num_events += num_events
-            self._last_event = self.body.rfind(_EVENT)
-            self._counted = self._last_event + len(_EVENT)
+        if found:
+            self.record.num_events += len(found)
+            self._last_event, self._counted = found[-1].span()
 
     def on_message_complete(self) -> None:
         self.record.ended_at_s = self._window.clock()
@@ -219,16 +223,21 @@ class Client:
             connection = await self._exchange(request, record, window)
         except OSError as error:
             record.sent_at_s = record.sent_at_s or window.clock()
-            record.error = f"no connection: {error.strerror or error}"
+            record.error = SHORT if error.errno in _OUT_OF else f"no connection: {error}"
             return ""
+        except asyncio.CancelledError:
+            record.left_at_s = window.clock()
+            raise
         return _read(bytes(connection.body), connection.answer_from, record)
 
     async def _exchange(self, request: bytes, record: Record, window: Window) -> _Connection:
         """A kept connection that the server has closed meanwhile is no failure of the server."""
         while self._idle:
             connection = self._idle.pop()
+            if connection.transport.is_closing():
+                continue
             await self._send(connection, request, record, window)
-            if record.status:
+            if record.status or window.clock() - record.sent_at_s > STALE_S:
                 return connection
         connection = await self._connect()
         await self._send(connection, request, record, window)
@@ -239,10 +248,9 @@ class Client:
     ) -> None:
         record.sent_at_s = window.clock()
         try:
-            if not connection.transport.is_closing():
-                await connection.send(request, record, window)
+            await connection.send(request, record, window)
         finally:
-            if connection.reusable:
+            if connection.reusable and not connection.transport.is_closing():
                 self._idle.append(connection)
             else:
                 connection.transport.abort()
@@ -267,11 +275,12 @@ def _read(body: bytes, answer_from: int | None, record: Record) -> str:
         return ""
     start = max(0, len(body) - _TAIL_BYTES) if answer_from is None else answer_from
     content = []
-    for line in body[start:].split(b"\n\n"):
-        if line.startswith(_EVENT):
+    for line in body[start:].splitlines():
+        data = line.removeprefix(b"data:").lstrip()
+        if line.startswith(b"data:") and data.startswith(b"{"):
             with contextlib.suppress(msgspec.DecodeError):
-                content.append(_note(_decode_chunk(line[6:]), record))
-    record.done = record.ended_at_s is not None and b"data: [DONE]" in body[-64:]
+                content.append(_note(_decode_chunk(data), record))
+    record.done = record.ended_at_s is not None and body.rstrip().endswith(b"[DONE]")
     if not record.done:
         record.error = record.error or "the stream broke off"
     record.has_content = any(content)

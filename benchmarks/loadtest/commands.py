@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import shlex
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlsplit
 
+import msgspec
 import typer
 
 from serve.commands import ConfigOption, clear_errors, run_loop
@@ -63,7 +67,10 @@ def run(
     search: Annotated[
         str, typer.Option("--search", help="Find the highest load: `rate` or `concurrency`.")
     ] = "",
-    start: Annotated[float, typer.Option("--start", help="The first load of a search.")] = 1.0,
+    start: Annotated[
+        float, typer.Option("--start", min=0.001, help="The first load of a search.")
+    ] = 1.0,
+    speed: Annotated[float, typer.Option("--speed", min=0.001, help="Of a trace.")] = 1.0,
     burstiness: Annotated[
         float, typer.Option("--burstiness", min=0, help="Of rates. 1: Poisson; 4: in bunches.")
     ] = 1.0,
@@ -83,9 +90,9 @@ def run(
     slo_ttft_ms: Annotated[float, typer.Option("--slo-ttft-ms", min=0, help="0: no limit.")] = 2000,
     slo_tpot_ms: Annotated[float, typer.Option("--slo-tpot-ms", min=0, help="0: no limit.")] = 80,
     slo_ttfa_ms: Annotated[float, typer.Option("--slo-ttfa-ms", min=0, help="0: no limit.")] = 0,
-    slo_e2e_ms: Annotated[float, typer.Option("--slo-e2e-ms", min=0, help="0: no limit.")] = 0,
+    slo_e2e_s: Annotated[float, typer.Option("--slo-e2e-s", min=0, help="0: no limit.")] = 0,
     share: Annotated[
-        float, typer.Option("--share", min=0, max=1, help="Of the requests, within the limits.")
+        float, typer.Option("--share", min=0.01, max=1, help="Of the requests, within the limits.")
     ] = 0.95,
     out: Annotated[
         Path | None, typer.Option("--out", help="Directory; default: bench-results/…")
@@ -100,22 +107,26 @@ def run(
         from benchmarks.loadtest.client import Endpoint
         from benchmarks.loadtest.drive import Span
         from benchmarks.loadtest.run import Plan
-        from benchmarks.loadtest.workload import Conversations, load_workload
+        from benchmarks.loadtest.workload import Conversations, folder_of, load_workload
         from benchmarks.slo import Slo
         from serve.discovery import engine_url
 
-        sweep = _sweep(
-            {"concurrency": concurrency, "rate": rates, "batch": batch}, trace, search, start
+        values: dict[Kind, str] = {"concurrency": concurrency, "rate": rates, "batch": batch}
+        sweep = msgspec.structs.replace(
+            _sweep(values, (trace, speed), search),
+            start=start,
+            burstiness=burstiness,
+            ramp_s=ramp,
+            stop_below=stop_below,
         )
-        sweep = sweep.with_shape(burstiness, ramp, stop_below)
-        slo = Slo(
-            slo_ttft_ms or None, slo_tpot_ms or None, slo_ttfa_ms or None, slo_e2e_ms or None, share
-        )
-        asked = Conversations(load_workload(workload))
+        e2e_ms = 1000 * slo_e2e_s
+        limits = (slo_ttft_ms or None, slo_tpot_ms or None, slo_ttfa_ms or None, e2e_ms or None)
+        slo = Slo(*limits, share)
+        asked = Conversations(load_workload(workload), folder_of(workload), uuid.uuid4().hex)
         name = f"{asked.workload.name}-{time.strftime('%Y%m%d-%H%M%S')}"
         directory = out or Path("bench-results") / name
         with contextlib.ExitStack() as stack:
-            base = engine_url(url) if url else stack.enter_context(_served(config))
+            base = _base(engine_url(url)) if url else stack.enter_context(_served(config))
             endpoint = Endpoint(base, model or "", os.environ.get("R1_API_KEY"))
             plan = Plan(endpoint, asked, sweep, Span(warm_up, seconds, patience), slo, repeats)
             finished = run_loop(_run(plan, directory))
@@ -133,17 +144,21 @@ def report(test: RunArgument) -> None:
 
 @bench_app.command()
 def compare(before: RunArgument, after: RunArgument) -> None:
-    """Say what got better or worse beyond noise. Exit status 1 where something got worse."""
+    """Say what got better or worse beyond noise. Exit status 1 where something is worse or gone."""
     from rich.console import Console
 
     with clear_errors(), _needed_packages():
         from benchmarks.loadtest.compare import compare as compared
-        from benchmarks.loadtest.compare import comparison_table, is_worse
+        from benchmarks.loadtest.compare import comparison_table, is_worse, lost_loads, remarks
         from benchmarks.loadtest.store import read_run
 
-        differences = compared(read_run(before), read_run(after))
-        Console().print(comparison_table(differences))
-    raise typer.Exit(int(is_worse(differences)))
+        one, other = read_run(before), read_run(after)
+        differences = compared(one, other)
+        console = Console()
+        console.print(comparison_table(differences))
+        for remark in remarks(one, other, differences):
+            console.print(remark, highlight=False, markup=False)
+    raise typer.Exit(int(is_worse(differences) or bool(lost_loads(one, other))))
 
 
 @bench_app.command()
@@ -170,11 +185,12 @@ def workloads() -> None:
     Console().print(table)
 
 
-def _sweep(given: dict[Kind, str], trace: str, search: str, start: float) -> Sweep:
+def _sweep(given: dict[Kind, str], trace_at_speed: tuple[str, float], search: str) -> Sweep:
     """Raises `SettingsError` for what can't be read, or can't be asked at once."""
     from benchmarks.loadtest.load import read_trace
     from benchmarks.loadtest.plan import Sweep
 
+    trace, speed = trace_at_speed
     asked = [kind for kind, values in given.items() if values]
     if len(asked) + bool(trace) + bool(search) > 1:
         raise SettingsError(
@@ -184,10 +200,10 @@ def _sweep(given: dict[Kind, str], trace: str, search: str, start: float) -> Swe
         raise SettingsError(f"--search must be `rate` or `concurrency`, got {search!r}")
     if trace:
         read_trace(trace)
-        return Sweep("rate", (1.0,), trace=trace)
+        return Sweep("rate", (speed,), trace=trace)
     if asked:
         return Sweep(asked[0], _numbers(asked[0], given[asked[0]]))
-    return Sweep("rate" if search == "rate" else "concurrency", start=start)
+    return Sweep("rate" if search == "rate" else "concurrency")
 
 
 def _numbers(kind: Kind, text: str) -> tuple[float, ...]:
@@ -201,6 +217,13 @@ def _numbers(kind: Kind, text: str) -> tuple[float, ...]:
     if any(not 0 < value < 1e6 for value in values):
         raise SettingsError(f"{option}: every load must be above 0 and below 1e6, got {text!r}")
     return values
+
+
+def _base(url: str) -> str:
+    """Without the `/v1` that SDKs are given. Raises `SettingsError`."""
+    if "@" in urlsplit(url).netloc:
+        raise SettingsError("--url has a user or password in it; a key goes into R1_API_KEY")
+    return url.removesuffix("/v1")
 
 
 @contextlib.contextmanager
@@ -233,6 +256,8 @@ async def _run(plan: Plan, directory: Path) -> bool:
     from serve.supervise import StopSignals, end, until_stopped
 
     plan, found = await new_run(plan, directory.name, shlex.join(["r1-serve", *sys.argv[1:]]))
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a socket for each conversation
     store = Store(directory)
     terminal = Terminal(Console(stderr=True), plan.repeats)
     showing = asyncio.create_task(terminal.show())

@@ -3,7 +3,7 @@
 A step is warm-up, measured window, and a tail in which the load goes on until what was sent within
 the window has ended (at most `drain_s`), so that the last requests don't get an emptier server than
 the others. Then all that is left is hung up on. Where the work runs out (a batch, a trace) the
-window ends with it.
+window is all of it: from the beginning to the last reply, or until none has ended for `drain_s`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import math
 import resource
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
@@ -19,11 +20,14 @@ from typing import Any
 
 from benchmarks.loadtest.client import Client, Endpoint, Window, step_clock
 from benchmarks.loadtest.load import Arrival, Load, arrivals
+from benchmarks.loadtest.prompts import Check
 from benchmarks.loadtest.record import Record
 from benchmarks.loadtest.workload import Conversation, Conversations, Turn
 
 LAG_INTERVAL_S = 0.05
 POLL_S = 0.1
+RETRY_S = 1.0
+"""Before a client of a closed loop asks again where no Retry-After says when."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,15 +53,41 @@ class Step:
     """Of this process, within the window."""
     interrupted: bool = False
 
-    @property
-    def measured(self) -> list[Record]:
-        """Requests due within the window, or within what there was of it."""
-        begin_s, end_s = self.window.begin_s, self.window.end_s
-        return [record for record in self.records if begin_s <= record.due_at_s < end_s]
+    unchecked: list[tuple[Record, Check, str]] = field(default_factory=list)
+    """Answers to be held against their tasks once nothing is timed any more."""
 
     @property
-    def measured_s(self) -> float:
-        return max(0.0, self.window.end_s - self.window.begin_s)
+    def measured(self) -> list[Record]:
+        """Requests due within the window, or within what there was of it; of a step that was
+        interrupted those that had ended."""
+        begin_s, end_s = self.window.begin_s, self.window.end_s
+        return [
+            record
+            for record in self.records
+            if begin_s <= record.due_at_s < end_s and not (self.interrupted and record.unfinished)
+        ]
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether there is anything of its window."""
+        return self.window.end_s > self.window.begin_s
+
+    @property
+    def runs_out(self) -> bool:
+        """Whether its work has an end, which then ends the window."""
+        return self.load.kind == "batch" or bool(self.load.trace)
+
+    def check(self) -> None:
+        for record, check, content in self.unchecked:
+            record.right = _holds(check, content)
+        self.unchecked.clear()
+
+
+def _holds(check: Check, content: str) -> bool:
+    try:
+        return check(content)
+    except Exception:  # a checker of others, given what a model says
+        return False
 
 
 class Driver:
@@ -69,46 +99,75 @@ class Driver:
 
     async def run(self, step: Step, repeat: int = 0) -> None:
         """Fills in the step. Cancelled, the step holds what was measured until then."""
-        self._conversations.restart(repeat)
-        client, running = Client(self._endpoint), set[asyncio.Task[object]]()
-        window, span = step.window, step.span
-        window.begin_s = 0.0 if step.load.kind == "batch" else span.warm_up_s
-        window.end_s = window.begin_s + span.measure_s
-        run = _Run(client, self._conversations, step, running)
+        self._conversations.restart(f"{repeat}/{step.load.label}")
+        client, window = Client(self._endpoint), step.window
+        run = _Run(client, self._conversations, step)
+        _set_window(step)
         feeding = asyncio.create_task(run.feed(repeat))
         watching = asyncio.create_task(_watch_self(step))
         try:
-            await _until(lambda: window.clock() >= window.end_s or (feeding.done() and not running))
-            window.end_s = min(window.end_s, window.clock())
-            deadline_s = window.end_s + span.drain_s
-            await _until(lambda: run.all_ended() or window.clock() >= deadline_s)
-            if feeding.done():
-                feeding.result()
+            if step.runs_out:
+                await _until(lambda: feeding.done() and (run.idle or run.stuck()), POLL_S)
+                last_s = max((it.ended_at_s or 0.0 for it in step.records), default=0.0)
+                window.end_s = math.nextafter(last_s, math.inf)
+            else:
+                await _until(lambda: window.clock() >= window.end_s or run.broken(feeding), POLL_S)
+                run.raise_failure(feeding)
+                deadline_s = window.end_s + step.span.drain_s
+                await _until(lambda: run.all_ended() or window.clock() >= deadline_s, POLL_S)
+            run.raise_failure(feeding)
         except asyncio.CancelledError:
             step.interrupted = True
             window.end_s = min(window.end_s, window.clock())
             raise
         finally:
-            await _end(feeding, watching, *running)
+            await _end(feeding, watching, *run.running)
             client.close()
+            step.check()
+
+
+def _set_window(step: Step) -> None:
+    span, load = step.span, step.load
+    if step.runs_out:
+        step.window.end_s = math.inf
+    else:
+        step.window.begin_s = max(span.warm_up_s, load.ramp_s)
+        step.window.end_s = step.window.begin_s + span.measure_s
 
 
 class _Run:
     """The tasks of one step."""
 
-    def __init__(
-        self,
-        client: Client,
-        conversations: Conversations,
-        step: Step,
-        running: set[asyncio.Task[object]],
-    ) -> None:
+    def __init__(self, client: Client, conversations: Conversations, step: Step) -> None:
         self._client, self._conversations, self._step = client, conversations, step
-        self._running = running
+        self.running: set[asyncio.Task[object]] = set()
+        self._failure: BaseException | None = None
+        self._num_ended, self._ended_at_s = 0, 0.0
+
+    @property
+    def idle(self) -> bool:
+        return not self.running
+
+    def stuck(self) -> bool:
+        """Whether no reply has ended for as long as the client is patient."""
+        now_s, num_ended = self._step.window.clock(), sum(map(_has_ended, self._step.records))
+        if num_ended > self._num_ended or not self._ended_at_s:
+            self._num_ended, self._ended_at_s = num_ended, now_s
+        return now_s - self._ended_at_s > self._step.span.drain_s
 
     def all_ended(self) -> bool:
         """Whether what was sent within the window has."""
-        return all(record.ended_at_s is not None or record.error for record in self._step.measured)
+        return all(map(_has_ended, self._step.measured))
+
+    def broken(self, feeding: asyncio.Task[None]) -> bool:
+        return self._failure is not None or feeding.done()
+
+    def raise_failure(self, feeding: asyncio.Task[None]) -> None:
+        """A mistake of ours ends the test, instead of a client that quietly is one fewer."""
+        if self._failure is not None:
+            raise self._failure
+        if feeding.done():
+            feeding.result()
 
     async def feed(self, repeat: int) -> None:
         load = self._step.load
@@ -140,16 +199,21 @@ class _Run:
     async def _client_loop(self) -> None:
         while True:
             failed = await self._converse(self._conversations.next(), None)
-            if failed:
-                await asyncio.sleep(POLL_S)  # a server that refuses is not asked in a tight loop
+            if failed is not None:  # a server that refuses is not asked in a tight loop
+                await asyncio.sleep(failed.retry_after_s or RETRY_S)
 
     def _start(self, work: Coroutine[Any, Any, object]) -> None:
         task = asyncio.create_task(work)
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        self.running.add(task)
+        task.add_done_callback(self._ended)
 
-    async def _converse(self, conversation: Conversation, due_at_s: float | None) -> bool:
-        """All turns, one after the other; whether one failed, which ends it."""
+    def _ended(self, task: asyncio.Task[object]) -> None:
+        self.running.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._failure = self._failure or error
+
+    async def _converse(self, conversation: Conversation, due_at_s: float | None) -> Record | None:
+        """All turns, one after the other; the one that failed, which ends it."""
         messages: list[dict[str, str]] = []
         if conversation.system is not None:
             messages.append({"role": "system", "content": conversation.system})
@@ -162,16 +226,16 @@ class _Run:
             record = Record(conversation.tenant, clock() if due_at_s is None else due_at_s, number)
             content = await self._ask(turn, messages, record)
             if not record.ok:
-                return True
+                return record
             messages.append({"role": "assistant", "content": content})
-        return False
+        return None
 
     async def _ask(self, turn: Turn, messages: list[dict[str, str]], record: Record) -> str:
         self._step.records.append(record)
         body = {"messages": messages, **turn.fields}
         content = await self._client.chat(body, record, self._step.window)
         if turn.task.check is not None and record.ok:
-            record.right = turn.task.check(content)
+            self._step.unchecked.append((record, turn.task.check, content))
         return content
 
 
@@ -197,9 +261,13 @@ def _cpu_s() -> float:
     return used.ru_utime + used.ru_stime
 
 
-async def _until(done: Callable[[], bool]) -> None:
-    while not done():  # noqa: ASYNC110 - what ends are plain records; polling costs nothing here
-        await asyncio.sleep(POLL_S)
+def _has_ended(record: Record) -> bool:
+    return record.ended_at_s is not None or bool(record.error)
+
+
+async def _until(done: Callable[[], bool], interval_s: float) -> None:
+    while not done():  # noqa: ASYNC110 - what ends are plain records; polling costs little here
+        await asyncio.sleep(interval_s)
 
 
 async def _end(*tasks: asyncio.Task[Any]) -> None:

@@ -1,18 +1,20 @@
 """What each figure means, and the arithmetic from records to figures. Pure.
 
 `FIGURES` is the list of them, and docs/load-tests.md their page (a test holds the two together).
-Latencies are of requests that were due within the measured window and ended as they should; shares
-are of all that were due within it; rates count what arrived within it. A figure that can't be told
-is left out.
+Latencies are of requests that were due within the measured window and ended as they should, or were
+hung up on when the client's patience ended: these count with what they had taken until then, or the
+slowest would be the ones that are left out. Shares are of all that were due within the window;
+rates count what arrived within it. A figure that can't be told is left out.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from benchmarks.loadtest.client import SHORT
 from benchmarks.loadtest.record import Record
 from benchmarks.slo import Slo
 from benchmarks.stats import percentile
@@ -24,6 +26,10 @@ SATURATED_LAG_S = 0.025
 """The client's event loop this late at its 99th percentile: latencies are then partly its own."""
 SATURATED_CPU = 0.85
 """Of a core."""
+FEW_REQUESTS = 20
+"""Of fewer a median says little."""
+ENOUGH_FOR_P99 = 200
+"""Of fewer a 99th percentile is one or two requests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +54,7 @@ _LATENCIES = {
     "e2e": _latency("E2E", "due → last byte"),
 }
 FIGURES: dict[str, Figure] = {
+    "num_requests": Figure("requests", "count", "neither", "due within the measured window"),
     "requests_per_s": Figure("requests/s", "1/s", "higher", "replies that ended as they should"),
     "output_tokens_per_s": Figure(
         "output tokens/s", "1/s", "higher", "tokens that arrived, thinking included"
@@ -119,28 +126,34 @@ def figures_of(seen: Seen, slo: Slo) -> dict[str, float]:
         if record.ok and record.ended_at_s is not None
     )
     found["requests_per_s"] = ended / seen.span_s
+    found["num_requests"] = len(records)
     found["output_tokens_per_s"] = seen.num_events * tokens_per_event(ok) / seen.span_s
     found["goodput_per_s"] = sum(is_good(record, slo) for record in records) / seen.span_s
-    found |= _latencies(ok, seen.gaps_s)
+    found |= _latencies([it for it in records if it.ok or it.unfinished], seen.gaps_s)
     found |= _shares(records, slo)
-    if ok:
+    if reports_usage(ok):
         found |= _lengths(ok)
     found["client_cpu"] = seen.client_cpu_s / seen.span_s
     found["client_lag_p99_ms"] = 1000 * percentile(seen.lags_s, 99)
     return {name: value for name, value in found.items() if not math.isnan(value)}
 
 
-def tokens_per_event(ok: Iterable[Record]) -> float:
+def tokens_per_event(ok: Sequence[Record]) -> float:
     """Of whole replies: engines put several tokens into one chunk when they are busy, and a chunk
-    for the role or the usage has none."""
-    counted = [(record.output_tokens, record.num_events) for record in ok]
-    num_events = sum(events for _, events in counted)
-    return sum(tokens for tokens, _ in counted) / num_events if num_events else math.nan
+    for the role or the usage has none. 1 for a server that reports no usage."""
+    num_events = sum(record.num_events for record in ok)
+    if not num_events or not reports_usage(ok):
+        return 1.0 if num_events else math.nan
+    return sum(record.output_tokens for record in ok) / num_events
 
 
-def _latencies(ok: Sequence[Record], gaps_s: Sequence[float]) -> dict[str, float]:
+def reports_usage(ok: Sequence[Record]) -> bool:
+    return any(record.output_tokens for record in ok)
+
+
+def _latencies(counted: Sequence[Record], gaps_s: Sequence[float]) -> dict[str, float]:
     values: dict[str, Sequence[float]] = {
-        name: [value for record in ok if (value := getattr(record, f"{name}_s")) is not None]
+        name: [value for record in counted if (value := getattr(record, f"{name}_s")) is not None]
         for name in ("ttft", "ttfa", "tpot", "e2e")
     }
     values["itl"] = gaps_s
@@ -165,8 +178,8 @@ def _shares(records: Sequence[Record], slo: Slo) -> dict[str, float]:
         "truncated": share(lambda it: it.truncated),
         "recovered": share(lambda it: bool(it.recovered)),
         "refused": share(lambda it: it.refused),
-        "unfinished": share(is_unfinished),
-        "failed": share(lambda it: not (it.ok or it.refused or is_unfinished(it))),
+        "unfinished": share(lambda it: it.unfinished),
+        "failed": share(lambda it: not (it.ok or it.refused or it.unfinished)),
         "failovers": float(sum(record.num_failovers for record in records)),
         "right": sum(checked) / len(checked) if checked else math.nan,
     }
@@ -175,11 +188,6 @@ def _shares(records: Sequence[Record], slo: Slo) -> dict[str, float]:
 def is_good(record: Record, slo: Slo) -> bool:
     """Answered as it should be, within every limit."""
     return record.ok and slo.kept_by(record)
-
-
-def is_unfinished(record: Record) -> bool:
-    """Neither ended nor failed: the client hung up."""
-    return record.ended_at_s is None and not record.error
 
 
 def _lengths(ok: Sequence[Record]) -> dict[str, float]:
@@ -192,14 +200,22 @@ def _lengths(ok: Sequence[Record]) -> dict[str, float]:
     }
 
 
-def saturation(figures: Figures) -> str | None:
-    """Why the client's own figures can't be trusted fully; None where they can."""
+def warning_of(figures: Figures, records: Sequence[Record]) -> str:
+    """Why a step's figures can't be trusted fully; empty where they can."""
     lag_ms, cpu = figures.get("client_lag_p99_ms", 0.0), figures.get("client_cpu", 0.0)
+    ok = [record for record in records if record.ok]
+    found = []
     if cpu > SATURATED_CPU:
-        return f"the load generator took {cpu:.2f} of a core: it may be what is measured"
-    if lag_ms > 1000 * SATURATED_LAG_S:
-        return (
+        found.append(f"the load generator took {cpu:.2f} of a core: it may be what is measured")
+    elif lag_ms > 1000 * SATURATED_LAG_S:
+        found.append(
             f"the load generator ran up to {lag_ms:.0f} ms late (p99): the machine is short of CPU,"
             " and latencies are longer by so much"
         )
-    return None
+    if any(record.error == SHORT for record in records):
+        found.append(f"{SHORT}: what it counts as failed was not the server's doing")
+    if ok and not reports_usage(ok):
+        found.append("the server reports no usage: a chunk is taken for a token")
+    if figures.get("num_requests", 0) < FEW_REQUESTS:
+        found.append(f"fewer than {FEW_REQUESTS} requests were due: lengthen --seconds")
+    return "; ".join(found)

@@ -110,7 +110,7 @@ def read_trace(path: str) -> list[_Line]:
 
 def replayed(load: Load) -> Iterator[Arrival]:
     """Its first arrival is at 0. Raises `SettingsError`."""
-    lines = read_trace(load.trace)
+    lines = sorted(read_trace(load.trace), key=lambda line: line.timestamp)
     for line in lines:
         at_s = (line.timestamp - lines[0].timestamp) / 1000 / load.value
         yield Arrival(at_s, line.input_length, line.output_length)

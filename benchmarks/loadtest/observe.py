@@ -43,6 +43,10 @@ class Sample(msgspec.Struct, omit_defaults=True):
     counters: dict[str, float] = {}
 
     @property
+    def has_data(self) -> bool:
+        return self.num_running is not None or bool(self.counters)
+
+    @property
     def is_busy(self) -> bool:
         return bool(self.num_running or self.num_waiting)
 
@@ -57,24 +61,34 @@ class Observer:
 
     async def run(self) -> None:
         """Until cancelled."""
-        async with _session(self.endpoint) as session:
-            engines = await _engines(session, self.endpoint.url)
+        async with _session() as session:
+            urls = await self._pages(session)
             while True:
-                self.samples.append(await self._look(session, engines))
+                self.samples.append(await self._look(session, urls))
                 await asyncio.sleep(INTERVAL_S)
 
     async def until_idle(self) -> None:
         """Returns once nothing runs or waits on the engines; at once where that can't be seen."""
-        async with _session(self.endpoint) as session:
-            engines = await _engines(session, self.endpoint.url)
-            while (await self._look(session, engines)).is_busy:  # noqa: ASYNC110 - it is asked for
+        async with _session() as session:
+            urls = await self._pages(session)
+            while (await self._look(session, urls)).is_busy:  # noqa: ASYNC110 - it is asked for
                 await asyncio.sleep(INTERVAL_S / 4)
 
-    async def _look(self, session: aiohttp.ClientSession, engines: Sequence[str]) -> Sample:
-        urls = list(dict.fromkeys([self.endpoint.url, *engines]))
+    async def _pages(self, session: aiohttp.ClientSession) -> list[str]:
+        """Whose `/metrics` can be read: the endpoint's, and those of a router's engines."""
+        urls = dict.fromkeys([self.endpoint.url, *await _engines(session, self.endpoint)])
+        return [url for url in urls if await self._get(session, url)]
+
+    async def _look(self, session: aiohttp.ClientSession, urls: Sequence[str]) -> Sample:
+        """Nothing where one of them doesn't answer: the sums of the others would be too small."""
         at_s = self.clock()
-        pages = await asyncio.gather(*(_get(session, url + "/metrics") for url in urls))
-        return sample_of(at_s, pages)
+        pages = await asyncio.gather(*(self._get(session, url) for url in urls))
+        return sample_of(at_s, pages) if all(pages) else Sample(at_s)
+
+    async def _get(self, session: aiohttp.ClientSession, url: str) -> bytes:
+        """The key is for the endpoint alone, not for what it names as its engines."""
+        key = self.endpoint.api_key if url == self.endpoint.url else None
+        return await _get(session, url + "/metrics", key)
 
 
 def sample_of(at_s: float, pages: Sequence[bytes]) -> Sample:
@@ -102,17 +116,15 @@ def _counters(page: bytes) -> Iterator[tuple[str, float]]:
         yield match[1].decode(), float(match[2])
 
 
-def _session(endpoint: Endpoint) -> aiohttp.ClientSession:
-    key = endpoint.api_key
-    headers = {"authorization": f"Bearer {key}"} if key else {}
-    timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
-    return aiohttp.ClientSession(timeout=timeout, headers=headers)
+def _session() -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=TIMEOUT_S))
 
 
-async def _get(session: aiohttp.ClientSession, url: str) -> bytes:
+async def _get(session: aiohttp.ClientSession, url: str, key: str | None) -> bytes:
     """Nothing where there is no answer."""
+    headers = {"authorization": f"Bearer {key}"} if key else {}
     with contextlib.suppress(aiohttp.ClientError, TimeoutError):
-        async with session.get(url) as reply:
+        async with session.get(url, headers=headers) as reply:
             if reply.status == 200:
                 return await reply.read()
     return b""
@@ -126,10 +138,11 @@ class _Replicas(msgspec.Struct):
     data: list[_Replica] = []
 
 
-async def _engines(session: aiohttp.ClientSession, url: str) -> list[str]:
+async def _engines(session: aiohttp.ClientSession, endpoint: Endpoint) -> list[str]:
     """Where a router's engines are. Those that can't be reached from here are just not seen."""
     with contextlib.suppress(msgspec.DecodeError):
-        found = msgspec.json.decode(await _get(session, url + "/replicas"), type=_Replicas)
+        page = await _get(session, endpoint.url + "/replicas", endpoint.api_key)
+        found = msgspec.json.decode(page, type=_Replicas)
         return [replica.url for replica in found.data]
     return []
 
@@ -146,8 +159,8 @@ class _Models(msgspec.Struct):
 async def served_model(endpoint: Endpoint) -> tuple[str, str]:
     """The endpoint's model, or the first where it names none, and who serves it by its own word.
     Raises `SettingsError` where it isn't served, or nothing is."""
-    async with _session(endpoint) as session:
-        page = await _get(session, endpoint.url + "/v1/models")
+    async with _session() as session:
+        page = await _get(session, endpoint.url + "/v1/models", endpoint.api_key)
     try:
         owners = {it.id: it.owned_by for it in msgspec.json.decode(page, type=_Models).data}
     except msgspec.DecodeError:
@@ -168,13 +181,15 @@ def figures_seen(
     samples: Sequence[Sample], begin_s: float, end_s: float, num_tokens: float
 ) -> dict[str, float]:
     """What the looks within the window tell."""
-    within = [sample for sample in samples if begin_s <= sample.at_s <= end_s]
+    within = [it for it in samples if begin_s <= it.at_s <= end_s and it.has_data]
     if len(within) < 2:
         return {}
 
     def grown(name: str) -> float:
         first, last = within[0].counters.get(name), within[-1].counters.get(name)
-        return math.nan if first is None or last is None else last - first
+        if first is None or last is None or last < first:  # a restart counts anew
+            return math.nan
+        return last - first
 
     span_s = within[-1].at_s - within[0].at_s
     tokens = num_tokens * span_s / max(1e-9, end_s - begin_s)

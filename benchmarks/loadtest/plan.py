@@ -16,8 +16,8 @@ MAX_POINTS = 12
 
 
 class Sweep(msgspec.Struct, frozen=True):
-    """The loads asked for. Without `values` they are searched: from `start` up until the limits are
-    broken and more load brings no more goodput, then halfway back."""
+    """The loads asked for. Without `values` they are searched: from `start` up until two in a row
+    are not carried, or down while none is, then once halfway between."""
 
     kind: Kind = "concurrency"
     values: tuple[float, ...] = ()
@@ -28,20 +28,15 @@ class Sweep(msgspec.Struct, frozen=True):
     ramp_s: float = 0.0
     trace: str = ""
 
-    def with_shape(self, burstiness: float, ramp_s: float, stop_below: float) -> Sweep:
-        return msgspec.structs.replace(
-            self, burstiness=burstiness, ramp_s=ramp_s, stop_below=stop_below
-        )
-
     def load(self, value: float) -> Load:
-        value = round(value, 3) if self.kind == "rate" else max(1.0, float(round(value)))
+        value = float(f"{value:.3g}") if self.kind == "rate" else max(1.0, float(round(value)))
         return Load(self.kind, value, self.burstiness, self.ramp_s, self.trace)
 
 
 def next_load(sweep: Sweep, points: Sequence[Point], share: float) -> Load | None:
     """The load to try after `points`, where `share` of the requests must be good; None when there
     is no more to try."""
-    if points and share_good(points[-1]) < sweep.stop_below:
+    if points and (share_good(points[-1]) or 0.0) < sweep.stop_below:
         return None
     if sweep.values:
         left = sweep.values[len(points) :]
@@ -49,43 +44,41 @@ def next_load(sweep: Sweep, points: Sequence[Point], share: float) -> Load | Non
     return _searched(sweep, points, share)
 
 
-def share_good(point: Point) -> float:
+def share_good(point: Point) -> float | None:
+    """None where no request was due, so that nothing is known."""
     estimates = point.estimates()
-    return estimates["good"].mean if "good" in estimates else 0.0
+    return estimates["good"].mean if "good" in estimates else None
 
 
 def is_carried(point: Point, share: float) -> bool:
-    return share_good(point) >= share
+    return (share_good(point) or 0.0) >= share
 
 
 def _searched(sweep: Sweep, points: Sequence[Point], share: float) -> Load | None:
-    """Up by factors until two points are broken; then once between the last that is carried and the
-    first that is not."""
     if not points:
         return sweep.load(sweep.start)
-    if len(points) >= MAX_POINTS:
+    if len(points) >= MAX_POINTS or share_good(points[-1]) is None:
         return None
     tried = sorted(points, key=lambda point: point.load.value)
-    broken = [point for point in tried if not is_carried(point, share)]
-    highest = tried[-1].load.value
-    if len(broken) < 2:
-        load = sweep.load(highest * FACTOR)
-        return load if load.value > highest else sweep.load(highest + 1)
-    carried = [p.load.value for p in tried if p.load.value < broken[0].load.value]
-    if not carried or points[-1].load.value < highest:
-        return None
-    middle = sweep.load(math.sqrt(carried[-1] * broken[0].load.value))
-    return None if any(p.load.value == middle.value for p in tried) else middle
+    best = knee(points, share)
+    if best is None:
+        load = sweep.load(tried[0].load.value / FACTOR**2)
+        return load if len(points) < MAX_POINTS / 2 and load.value < tried[0].load.value else None
+    values, last = [point.load.value for point in tried], points[-1].load.value
+    if values[0] < last < values[-1]:
+        return None  # halfway has been tried
+    above = [value for value in values if value > best.load.value]
+    if len(above) < 2 and best.load.value >= points[0].load.value:
+        load = sweep.load(values[-1] * FACTOR)
+        return load if load.value > values[-1] else sweep.load(values[-1] + 1)
+    middle = sweep.load(math.sqrt(best.load.value * above[0]))
+    return None if middle.value in values else middle
 
 
 def knee(points: Sequence[Point], share: float) -> Point | None:
-    """The highest load that is carried, below which all are; None where not even the lowest is."""
-    best = None
-    for point in sorted(points, key=lambda it: it.load.value):
-        if not is_carried(point, share):
-            break
-        best = point
-    return best
+    """The highest load that is carried; None where none is."""
+    carried = [point for point in points if is_carried(point, share)]
+    return max(carried, key=lambda point: point.load.value, default=None)
 
 
 def most_efficient(points: Sequence[Point], latency: str = "e2e_p50_ms") -> Point | None:

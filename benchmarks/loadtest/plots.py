@@ -41,7 +41,7 @@ def latency_against_throughput(run: Run) -> Figure | None:
     for point in points:
         x, y = (_means(point)[name] for name in ("output_tokens_per_s", "e2e_p50_ms"))
         right.annotate(
-            point.load.label, (x, y), (0, -12), textcoords="offset points", fontsize=7, ha="center"
+            _label(point), (x, y), (0, -12), textcoords="offset points", fontsize=7, ha="center"
         )
     return figure
 
@@ -88,7 +88,7 @@ def latency_cdfs(run: Run) -> Figure | None:
             if values:
                 shares = [(i + 1) / len(values) for i in range(len(values))]
                 shade = _shade(number, len(points))
-                axes.plot(values, shares, color=shade, label=point.load.label)
+                axes.plot(values, shares, color=shade, label=_label(point))
         axes.set_xscale("log")
         _plain_ticks(axes.xaxis)
         axes.set_xlabel(f"{title} (ms)")
@@ -138,7 +138,7 @@ def _step_over_time(
     for axes in (upper, lower):
         axes.axvspan(offset_s + repeat.begin_s, offset_s + repeat.end_s, color=GREY, alpha=0.12)
     upper.annotate(
-        point.load.label,
+        _label(point),
         (offset_s + (repeat.begin_s + repeat.end_s) / 2, 0.97),
         xycoords=("data", "axes fraction"),
         ha="center",
@@ -157,7 +157,7 @@ def lengths(run: Run) -> Figure | None:
     if not any(found.values()):
         return None
     figure = Figure(figsize=(11, 2.8), layout="constrained")
-    figure.suptitle(f"Lengths in the workload {run.workload.name!r}")
+    figure.suptitle(_plain(f"Lengths in the workload {run.workload.name!r}"))
     for axes, (phase, color) in zip(figure.subplots(1, 3), _PHASES.items(), strict=True):
         values = found[phase]
         axes.hist(values, bins=min(30, len(set(values)) or 1), color=color)
@@ -185,6 +185,15 @@ def by_load(run: Run) -> list[Point]:
     return sorted((point for point in run.points if point.repeats), key=lambda it: it.load.value)
 
 
+def _label(point: Point) -> str:
+    return _plain(point.load.label)
+
+
+def _plain(text: str) -> str:
+    """Text in which a dollar is a dollar and begins no formula."""
+    return text.replace("$", r"\$")
+
+
 def _means(point: Point) -> dict[str, float]:
     return {name: it.mean for name, it in point.estimates().items()} | {"load": point.load.value}
 
@@ -208,7 +217,7 @@ def _curve(
 def _mark(axes: Axes, point: Point | None, label: str, color: str, style: str) -> None:
     if point is not None:
         x = _means(point)["output_tokens_per_s"]
-        axes.axvline(x, color=color, linestyle=style, label=f"{label}: {point.load.label}")
+        axes.axvline(x, color=color, linestyle=style, label=f"{label}: {_label(point)}")
 
 
 def _scale(axes: Axes) -> None:

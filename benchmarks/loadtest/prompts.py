@@ -1,7 +1,6 @@
 """Where prompts come from: a file, reasoning-gym's procedural tasks, or words of a given number.
 
-A source is a function of randomness and, where a trace asks for one, a length. A task can be
-checked where its source knows the answer.
+A task can be checked where its source knows the answer.
 """
 
 from __future__ import annotations
@@ -26,6 +25,7 @@ from serve.settings import SettingsError
 
 Check = Callable[[str], bool]
 Source = Callable[[Random, int | None], "Task"]
+"""Of randomness and, for a trace, a number of tokens."""
 
 SHIPPED = Path(__file__).resolve().parent.parent / "workloads"
 WORDS_PER_TOKEN = 0.75
@@ -51,6 +51,8 @@ class FromFile(_Source, frozen=True, tag="file"):
 
     path: str
     answer_form: AnswerForm = "boxed"
+    sha256: str = ""
+    """Of the file, put in when it is read: two tests that say the same asked the same."""
 
 
 class FromGym(_Source, frozen=True, tag="reasoning-gym"):
@@ -64,7 +66,8 @@ class FromGym(_Source, frozen=True, tag="reasoning-gym"):
 
 
 class FromWords(_Source, frozen=True, tag="words"):
-    """`tokens` (about) of text that is different each time, then `ask`."""
+    """`tokens` (about) of text that is different each time and in each test, so that none of it is
+    in a prefix cache; then `ask`."""
 
     tokens: Number
     ask: str = "Say in one sentence what this is about."
@@ -73,15 +76,16 @@ class FromWords(_Source, frozen=True, tag="words"):
 Prompts = FromFile | FromGym | FromWords
 
 
-def source_of(prompts: Prompts) -> Source:
-    """Raises `SettingsError` where it can't give any."""
+def source_of(prompts: Prompts, folder: Path, nonce: str) -> Source:
+    """`folder`: where files are; `nonce`: what makes a test's texts its own. Raises `SettingsError`
+    where it can't give any."""
     match prompts:
         case FromFile():
-            return _from_file(prompts)
+            return _from_file(prompts, folder)
         case FromGym():
             return _from_gym(prompts)
         case FromWords():
-            return _from_words(prompts)
+            return _from_words(prompts, nonce)
 
 
 class _Line(msgspec.Struct):
@@ -89,8 +93,8 @@ class _Line(msgspec.Struct):
     answer: str | None = None
 
 
-def _from_file(prompts: FromFile) -> Source:
-    path, form = Path(prompts.path), '{"prompt": "…", "answer": "…"}'
+def _from_file(prompts: FromFile, folder: Path) -> Source:
+    path, form = folder / prompts.path, '{"prompt": "…", "answer": "…"}'
     tasks = [
         Task(line.prompt, _same_as(line.answer, prompts.answer_form))
         for line in read_lines(path, _Line, form)
@@ -149,11 +153,12 @@ def _gym_task(dataset: Any, entry: Any, form: AnswerForm) -> Task:
     return Task(entry["question"], check)
 
 
-def _from_words(prompts: FromWords) -> Source:
+def _from_words(prompts: FromWords, nonce: str) -> Source:
     def ask(rng: Random, num_tokens: int | None) -> Task:
         num = num_tokens or round(draw(prompts.tokens, rng))
         num_words = max(0, round(num * WORDS_PER_TOKEN) - len(prompts.ask.split()))
-        return Task(f"{_prose(rng, num_words)}\n\n{prompts.ask}".strip())
+        text = _prose(Random(f"{rng.getrandbits(64)}/{nonce}"), num_words)
+        return Task(f"{text}\n\n{prompts.ask}".strip())
 
     return ask
 

@@ -22,6 +22,8 @@ class Record(msgspec.Struct, omit_defaults=True):
     """First chunk with text of the answer."""
     ended_at_s: float | None = None
     """The reply's last byte; None where the client hung up before it."""
+    left_at_s: float | None = None
+    """When the client hung up; its latencies are at least what they were until then."""
     status: int = 0
     """0: no connection, or lost before the headers."""
     done: bool = False
@@ -46,7 +48,8 @@ class Record(msgspec.Struct, omit_defaults=True):
 
     @property
     def ok(self) -> bool:
-        return self.status == 200 and self.done
+        """Ended as it should: also vLLM ends a stream that failed midway with `[DONE]`."""
+        return self.status == 200 and self.done and not self.error
 
     @property
     def refused(self) -> bool:
@@ -63,16 +66,25 @@ class Record(msgspec.Struct, omit_defaults=True):
         return self.ok and self.finish_reason in ("length", "repetition")
 
     @property
+    def unfinished(self) -> bool:
+        """Neither ended nor failed: the client hung up, or still waits."""
+        return self.ended_at_s is None and not self.error
+
+    @property
     def ttft_s(self) -> float | None:
-        return None if self.first_at_s is None else self.first_at_s - self.due_at_s
+        return self._since_due(self.first_at_s)
 
     @property
     def ttfa_s(self) -> float | None:
-        return None if self.answer_at_s is None else self.answer_at_s - self.due_at_s
+        return self._since_due(self.answer_at_s)
 
     @property
     def e2e_s(self) -> float | None:
-        return None if self.ended_at_s is None else self.ended_at_s - self.due_at_s
+        return self._since_due(self.ended_at_s)
+
+    def _since_due(self, at_s: float | None) -> float | None:
+        at_s = self.left_at_s if at_s is None else at_s
+        return None if at_s is None else at_s - self.due_at_s
 
     @property
     def tpot_s(self) -> float | None:

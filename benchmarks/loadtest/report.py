@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jinja2
 from markupsafe import Markup
+from rich.markup import escape
 from rich.table import Table
 
 from benchmarks.loadtest.estimate import Estimate
-from benchmarks.loadtest.figures import FIGURES
+from benchmarks.loadtest.figures import ENOUGH_FOR_P99, FIGURES
 from benchmarks.loadtest.plan import knee, most_efficient
 from benchmarks.loadtest.plots import PLOTS, by_load, save
-from benchmarks.loadtest.store import Run
+from benchmarks.loadtest.store import Point, Run
 
 ROWS = (
-    "requests_per_s", "output_tokens_per_s", "goodput_per_s", "good", "ttft_p50_ms", "ttft_p99_ms",
-    "ttfa_p50_ms", "tpot_p50_ms", "itl_p99_ms", "e2e_p50_ms", "e2e_p99_ms", "answered", "right",
+    "num_requests", "requests_per_s", "output_tokens_per_s", "goodput_per_s", "good",
+    "ttft_p50_ms", "ttft_p99_ms", "ttfa_p50_ms", "tpot_p50_ms", "itl_p99_ms", "e2e_p50_ms",
+    "e2e_p99_ms", "answered", "right",
 )  # fmt: skip
 """Of the terminal's table; the page has every figure."""
+
+
+MANY_UNFINISHED = 0.01
 
 
 def shown(name: str, value: float) -> str:
@@ -49,10 +54,10 @@ def terminal_table(run: Run) -> Table:
     """One column a load."""
     points = by_load(run)
     found = [point.estimates() for point in points]
-    table = Table(title=f"{run.workload.name} on {run.model}; limits: {run.slo.text}")
+    table = Table(title=escape(f"{run.workload.name} on {run.model}; limits: {run.slo.text}"))
     table.add_column("")
     for point in points:
-        table.add_column(point.load.label, justify="right")
+        table.add_column(escape(point.load.label), justify="right")
     for name in ROWS:
         if any(name in estimates for estimates in found):
             cells = [with_margin(name, it[name]) if name in it else "-" for it in found]
@@ -65,22 +70,39 @@ def conclusions(run: Run) -> Iterator[str]:
     if run.interrupted:
         yield "The test was interrupted; what had been measured until then is here."
     yield from (f"Beware: {warning}." for warning in dict.fromkeys(run.warnings))
-    points = by_load(run)
-    best, efficient = knee(points, run.slo.share), most_efficient(points)
+    points, share = by_load(run), run.slo.share
+    if not points:
+        return
+    best, efficient = knee(points, share), most_efficient(points)
     if best is None:
-        share = f"{100 * run.slo.share:g} %"
-        yield f"No load tried kept to the limits ({run.slo.text}) in {share} of the requests."
-    else:
-        estimates = best.estimates()
-        carried = "output_tokens_per_s", "goodput_per_s"
-        tokens, goodput = (shown(name, estimates[name].mean) for name in carried)
-        beyond = "" if best is points[-1] else ", and the next one tried broke them"
         yield (
-            f"The highest load within the limits was {best.load.label}: {goodput} good requests and"
-            f" {tokens} tokens per second{beyond}."
+            f"No load tried kept to the limits ({run.slo.text}) in {100 * share:g} % of the"
+            " requests; a search from lower ones needs --start."
         )
+    else:
+        yield _carried(best, is_highest=best is points[-1])
+    if any(estimate.mean > MANY_UNFINISHED for estimate in _each(points, "unfinished")):
+        yield "Where requests were unfinished, latencies are at least what is shown."
+    if any(estimate.mean < ENOUGH_FOR_P99 for estimate in _each(points, "num_requests")):
+        yield f"A p99 of fewer than {ENOUGH_FOR_P99} requests is one or two of them: take it so."
     if efficient is not None and "e2e_p50_ms" in efficient.estimates():
         yield f"Throughput over latency was best at {efficient.load.label}."
+
+
+def _each(points: Sequence[Point], name: str) -> list[Estimate]:
+    return [found[name] for point in points if name in (found := point.estimates())]
+
+
+def _carried(best: Point, is_highest: bool) -> str:
+    estimates = best.estimates()
+    parts = [
+        f"{shown(name, estimates[name].mean)} {what}"
+        for name, what in (("goodput_per_s", "good requests"), ("output_tokens_per_s", "tokens"))
+        if name in estimates
+    ]
+    beyond = "; none above it was tried" if is_highest else "; those above it broke them"
+    carried = f"the highest load within the limits was {best.load.label}"
+    return f"Of those tried, {carried}: {' and '.join(parts)} per second{beyond}."
 
 
 def write_report(run: Run, directory: Path) -> list[Path]:
@@ -88,10 +110,11 @@ def write_report(run: Run, directory: Path) -> list[Path]:
     page, written = directory / "report.html", []
     drawings = []
     for name, plot in PLOTS.items():
+        path = directory / f"{name}.png"
         figure = plot(run)
         if figure is None:
+            path.unlink(missing_ok=True)
             continue
-        path = directory / f"{name}.png"
         save(figure, path)
         written.append(path)
         drawing = io.StringIO()

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from benchmarks.loadtest.client import Endpoint
 from benchmarks.loadtest.drive import Driver, Span, Step
-from benchmarks.loadtest.figures import Seen, figures_of, saturation
+from benchmarks.loadtest.figures import Seen, figures_of, warning_of
 from benchmarks.loadtest.load import Load
 from benchmarks.loadtest.observe import Observer, figures_seen, served_model
 from benchmarks.loadtest.plan import Sweep, next_load
@@ -30,6 +30,7 @@ T = TypeVar("T", int, float)
 
 IDLE_TIMEOUT_S = 30.0
 CURVE_POINTS = 100
+MAX_ERRORS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +108,7 @@ async def _measure(
         observing.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await observing
-        if step.records:
+        if step.has_begun:
             keeping.keep(point, repeat, summed_up(step, observer, plan.slo), step.records)
     await wait_idle(plan.endpoint)
 
@@ -129,21 +130,24 @@ def summed_up(step: Step, observer: Observer, slo: Slo) -> Repeat:
     num_tokens = figures.get("output_tokens_per_s", 0.0) * seen.span_s
     figures |= figures_seen(observer.samples, seen.begin_s, seen.end_s, num_tokens)
     ok = [record for record in seen.records if record.ok]
+    counted = [record for record in seen.records if record.ok or record.unfinished]
     return Repeat(
         figures,
         seen.begin_s,
         seen.end_s,
         observer.samples,
-        {name: curve(_ms(ok, f"{name}_s")) for name in ("ttft", "ttfa", "e2e")},
+        {name: curve(_ms(counted, f"{name}_s")) for name in ("ttft", "ttfa", "e2e")},
         _lengths(ok),
-        dict(Counter(it.error or f"HTTP {it.status}" for it in seen.records if _failed(it))),
-        saturation(figures) or "",
+        _errors(seen.records),
+        warning_of(figures, seen.records),
         step.interrupted,
     )
 
 
-def _failed(record: Record) -> bool:
-    return bool(record.error) or (record.status not in (0, 200))
+def _errors(records: Sequence[Record]) -> dict[str, int]:
+    """The most frequent ones, and how often."""
+    counts = Counter(record.error for record in records if record.error)
+    return dict(counts.most_common(MAX_ERRORS))
 
 
 def _ms(records: Sequence[Record], name: str) -> list[float]:
@@ -191,6 +195,7 @@ async def new_run(plan: Plan, name: str, command: str) -> tuple[Plan, Run]:
         model,
         plan.conversations.workload,
         plan.slo,
+        plan.span,
         machine,
         server,
     )

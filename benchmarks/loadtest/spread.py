@@ -17,14 +17,14 @@ class Spread(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     median: float | None = None
     sigma: float = 0.5
     min: float = 0
-    max: float = math.inf
+    max: float | None = None
 
     def __post_init__(self) -> None:
-        if self.median is None and math.isinf(self.max):
+        if self.median is None and self.max is None:
             raise ValueError("needs `median`, or `min` and `max`")
         if self.median is not None and self.median <= 0:
             raise ValueError(f"`median` must be above 0, got {self.median:g}")
-        if self.min > self.max:
+        if self.max is not None and self.min > self.max:
             raise ValueError(f"`min` = {self.min:g} is above `max` = {self.max:g}")
 
 
@@ -34,10 +34,11 @@ Number = float | Spread
 def draw(number: Number, rng: Random) -> float:
     if not isinstance(number, Spread):
         return number
+    most = math.inf if number.max is None else number.max
     if number.median is None:
-        return rng.uniform(number.min, number.max)
+        return rng.uniform(number.min, most)
     value = rng.lognormvariate(math.log(number.median), number.sigma)
-    return min(max(value, number.min), number.max)
+    return min(max(value, number.min), most)
 
 
 def drawn_field(value: Any, rng: Random) -> Any:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from benchmarks.loadtest.drive import Span
 from benchmarks.loadtest.estimate import Estimate, estimate
 from benchmarks.loadtest.figures import FIGURES
 from benchmarks.loadtest.load import Load
@@ -48,10 +49,12 @@ class Point(msgspec.Struct):
     repeats: list[Repeat] = []
 
     def estimates(self) -> dict[str, Estimate]:
-        """Of every figure that some repeat has, in the order of `FIGURES`."""
+        """Of every figure that some repeat has, in the order of `FIGURES`. One that was interrupted
+        counts only where there is no other."""
         found = {}
+        whole = [repeat for repeat in self.repeats if not repeat.interrupted] or self.repeats
         for name in FIGURES:
-            values = [it.figures[name] for it in self.repeats if name in it.figures]
+            values = [it.figures[name] for it in whole if name in it.figures]
             if values:
                 found[name] = estimate(values)
         return found
@@ -84,6 +87,7 @@ class Run(msgspec.Struct):
     model: str
     workload: Workload
     slo: Slo
+    span: Span
     machine: Machine
     server: str = ""
     """What answered, as far as it tells."""
@@ -112,12 +116,13 @@ def _processor() -> str:
 
 
 class Store:
-    """The directory of one test; made where it is missing."""
+    """The directory of one test; made where it is missing. An earlier test in it is replaced."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
-        self._records = (directory / "records.jsonl").open("ab")
+        (directory / "run.json").unlink(missing_ok=True)
+        self._records = (directory / "records.jsonl").open("wb")
 
     def add_records(self, load: Load, repeat: int, records: Sequence[Record]) -> None:
         where = {"load": load.label, "repeat": repeat}

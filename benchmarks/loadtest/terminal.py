@@ -8,6 +8,7 @@ import asyncio
 import math
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
 
 from benchmarks.loadtest.drive import Step
@@ -38,16 +39,14 @@ class Terminal(Listener):
 
     def begins(self, load: Load, repeat: int, step: Step) -> None:
         self._step = step
-        self._bar.reset(self._task, description=self._name(load, repeat), doing="")
+        self._bar.reset(self._task, description=escape(self._name(load, repeat)), doing="")
 
     def ended(self, load: Load, repeat: int, found: Repeat) -> None:
         self._step = None
         figures = found.figures
         parts = [f"{name}={shown(name, figures[name])}" for name in _LINE if name in figures]
-        ends = " (interrupted)" if found.interrupted else ""
-        self._console.print(
-            f"{self._name(load, repeat)}{ends}: {', '.join(parts)}", highlight=False
-        )
+        name = self._name(load, repeat) + (" (interrupted)" if found.interrupted else "")
+        self._console.print(f"{name}: {', '.join(parts)}", highlight=False, markup=False)
 
     def _name(self, load: Load, repeat: int) -> str:
         return load.label if self._repeats == 1 else f"{load.label}, {repeat + 1}/{self._repeats}"

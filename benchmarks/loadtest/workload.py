@@ -1,11 +1,13 @@
 """What is asked: a TOML file of tenants, each with its prompts, lengths, turns and request fields.
 
-Everything is drawn from seeds, so that the same workload asks the same questions in the same order,
-whatever the load. The shipped ones lie in `benchmarks/workloads/`.
+Everything is drawn from seeds, so that the same workload asks the same at the same load; each load
+and repeat asks other things, or the engine would find them in its prefix cache. The shipped ones
+lie in `benchmarks/workloads/`.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,33 +75,43 @@ def load_workload(name: str) -> Workload:
         raise SettingsError(
             f"{path}: `tenants` is empty; a workload needs one [[tenants]] at least"
         )
-    tenants = [_located(tenant, path.parent) for tenant in workload.tenants]
+    tenants = [_with_digest(tenant, path.parent) for tenant in workload.tenants]
     return msgspec.structs.replace(workload, name=workload.name or path.stem, tenants=tenants)
+
+
+def folder_of(name: str) -> Path:
+    """Where the files of a workload are."""
+    return Path(name).parent if name.endswith(".toml") else SHIPPED
 
 
 def shipped() -> list[str]:
     return sorted(path.stem for path in SHIPPED.glob("*.toml"))
 
 
-def _located(tenant: Tenant, folder: Path) -> Tenant:
-    """With the path of its prompts beside the workload's file."""
+def _with_digest(tenant: Tenant, folder: Path) -> Tenant:
     if not isinstance(tenant.prompts, FromFile):
         return tenant
-    path = str(folder / tenant.prompts.path)
-    prompts = msgspec.structs.replace(tenant.prompts, path=path)
+    path = folder / tenant.prompts.path
+    try:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise SettingsError(f"{path}: {error.strerror}") from error
+    prompts = msgspec.structs.replace(tenant.prompts, sha256=digest)
     return msgspec.structs.replace(tenant, prompts=prompts)
 
 
 class Conversations:
-    """An endless supply of a workload's conversations, the same for the same `repeat`."""
+    """An endless supply of a workload's conversations. `nonce` makes texts of words differ from
+    those of an earlier test on the same server."""
 
-    def __init__(self, workload: Workload, repeat: int = 0) -> None:
+    def __init__(self, workload: Workload, folder: Path = SHIPPED, nonce: str = "") -> None:
         self.workload = workload
-        self._sources = {t.name: source_of(t.prompts) for t in workload.tenants}
-        self.restart(repeat)
+        self._sources = {t.name: source_of(t.prompts, folder, nonce) for t in workload.tenants}
+        self.restart()
 
-    def restart(self, repeat: int) -> None:
-        self._rng = Random(f"{self.workload.seed}/{repeat}")
+    def restart(self, part: str = "") -> None:
+        """Begins the supply of one load in one repeat."""
+        self._rng = Random(f"{self.workload.seed}/{part}")
 
     def next(self, arrival: Arrival | None = None) -> Conversation:
         """`arrival` may say how long it is to be, in tokens."""

@@ -117,12 +117,40 @@ async def test_only_what_arrives_within_the_window_counts() -> None:
     assert not window.gaps_s
 
 
-async def test_connections_are_used_again_and_closed_ones_replaced() -> None:
+async def test_connections_that_the_server_closes_are_replaced() -> None:
     async with server([TRACE, ANSWER, REST], keep_alive=False) as client:
-        for _ in range(3):
+        for _ in range(30):
             record, _, _ = await chat(client, asked())
             assert record.ok
-            await asyncio.sleep(0.01)  # the server's FIN arrives
+
+
+async def test_kept_connections_that_are_closing_are_not_taken() -> None:
+    """Nor looked at again and again: the loop must get to see their end."""
+    async with server([TRACE, ANSWER, REST]) as client:
+        await asyncio.gather(*(chat(client, asked()) for _ in range(4)))
+        kept = list(client._idle)
+        assert len(kept) == 4
+        for connection in kept[1:]:
+            connection.transport.close()  # connection_lost comes in the loop's next turn
+        async with asyncio.timeout(5):
+            replies = await asyncio.gather(*(chat(client, asked()) for _ in range(8)))
+    assert all(record.ok for record, _, _ in replies)
+
+
+@pytest.mark.parametrize("line_end", [b"\r\n", b"\n"])
+@pytest.mark.parametrize("mark", [b"data: ", b"data:", b"event: message\ndata: "])
+async def test_other_ways_to_write_events_are_read_too(line_end: bytes, mark: bytes) -> None:
+    whole = (TRACE + ANSWER + REST).replace(b"data: ", mark).replace(b"\n", line_end)
+    async with server([whole[:40], whole[40:]]) as client:
+        record, content, _ = await chat(client, asked())
+    assert record.ok
+    assert content == "yes"
+    assert record.num_events == 4
+    assert record.output_tokens == 3
+
+
+def test_a_key_is_not_shown() -> None:
+    assert "secret" not in repr(Endpoint("http://127.0.0.1:1", "m", "secret"))
 
 
 @pytest.mark.parametrize(
@@ -142,7 +170,7 @@ async def test_what_fails_says_how(fault: Fault, status: int, error: str) -> Non
         client.close()
     assert record.status == status
     assert error in record.error
-    assert not record.answered
+    assert not record.ok
 
 
 async def test_a_server_that_is_not_there_is_an_error_of_the_record() -> None:

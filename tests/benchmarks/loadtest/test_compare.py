@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.loadtest.compare import compare, is_worse
+from benchmarks.loadtest.compare import compare, is_worse, lost_loads, remarks
+from benchmarks.loadtest.drive import Span
 from benchmarks.loadtest.estimate import estimate
 from benchmarks.loadtest.load import Load
 from benchmarks.loadtest.store import Machine, Point, Repeat, Run
-from benchmarks.loadtest.workload import Workload
+from benchmarks.loadtest.workload import load_workload
 from benchmarks.slo import Slo
 from serve.settings import SettingsError
 
 MACHINE = Machine("Linux", "a processor", 2, 0.0)
 
 
-def run(*values: float, name: str = "e2e_p50_ms", seed: int = 1, load: float = 4) -> Run:
+def run(
+    *values: float,
+    name: str = "e2e_p50_ms",
+    load: float = 4,
+    slo: Slo | None = None,
+    num: float = 500,
+) -> Run:
     """A test of one load with a repeat for each value."""
-    point = Point(Load("concurrency", load), [Repeat({name: value}) for value in values])
-    workload = Workload(name="w", seed=seed)
-    return Run("r", "now", "cmd", "http://e", "m", workload, Slo(), MACHINE, points=[point])
+    repeats = [Repeat({name: value, "num_requests": num}) for value in values]
+    point = Point(Load("concurrency", load), repeats)
+    parts = (load_workload("demo"), slo or Slo(), Span(), MACHINE)
+    return Run("r", "now", "cmd", "http://e", "m", *parts, points=[point])
 
 
 def verdict(before: Run, after: Run) -> str:
@@ -40,13 +48,16 @@ def test_noise_of_either_test_makes_it_the_same() -> None:
 
 
 def test_small_differences_are_the_same_however_exact() -> None:
-    assert verdict(run(100, 100, 100), run(102, 102, 102)) == "same"
-    assert verdict(run(100, 100, 100), run(104, 104, 104)) == "worse"
+    assert verdict(run(100, 100, 100), run(104, 104, 104)) == "same"
+    assert verdict(run(100, 100, 100), run(106, 106, 106)) == "worse"
 
 
-def test_without_repeats_a_tenth_is_noise() -> None:
-    assert verdict(run(100), run(109)) == "same"
-    assert verdict(run(100), run(112)) == "worse"
+def test_without_repeats_nothing_is_said() -> None:
+    one, other = run(100), run(300)
+    differences = compare(one, other)
+    assert [it.verdict for it in differences] == ["unknown"]
+    assert not is_worse(differences)
+    assert any("three repeats" in remark for remark in remarks(one, other, differences))
 
 
 def test_shares_are_compared_in_points() -> None:
@@ -57,14 +68,43 @@ def test_shares_are_compared_in_points() -> None:
     assert verdict(run(0.0, 0.0, 0.0, name=failed), run(0.1, 0.1, 0.1, name=failed)) == "worse"
 
 
-def test_something_worse_is_enough() -> None:
-    assert is_worse(compare(run(100), run(200)))
-    assert not is_worse(compare(run(200), run(100)))
+def test_a_figure_that_is_gone_is_worse() -> None:
+    gone = run(5, 5, 5, name="failed")
+    differences = compare(run(100, 100, 100), gone)
+    assert [it.verdict for it in differences] == ["gone"]
+    assert is_worse(differences)
+
+
+def test_a_p99_of_few_requests_is_not_compared() -> None:
+    name = "e2e_p99_ms"
+    assert len(compare(run(1, 1, 1, name=name), run(9, 9, 9, name=name))) == 1
+    assert verdict(run(1, 1, 1, name=name), run(9, 9, 9, name=name)) == "worse"
+    with pytest.raises(SettingsError, match="no load in common"):
+        compare(run(1, 1, 1, name=name, num=50), run(9, 9, 9, name=name, num=50))
+
+
+def test_goodput_within_other_limits_is_not_compared() -> None:
+    name, stricter = "goodput_per_s", Slo(ttft_ms=100)
+    one, other = run(9, 9, 9, name=name), run(1, 1, 1, name=name, slo=stricter)
+    one.points += run(100, 100, 100, load=8).points
+    other.points += run(100, 100, 100, load=8).points
+    differences = compare(one, other)
+    assert [it.figure for it in differences] == ["e2e_p50_ms"]
+    assert any("Goodput is not compared" in remark for remark in remarks(one, other, differences))
+
+
+def test_a_load_that_is_gone_is_told() -> None:
+    both = run(100, 100, 100)
+    both.points += run(100, 100, 100, load=8).points
+    assert lost_loads(both, run(100, 100, 100)) == ["8 at a time"]
+    assert lost_loads(run(100, 100, 100), both) == []
 
 
 def test_what_can_not_be_compared_is_refused() -> None:
+    other = run(1)
+    other.workload = load_workload("fixed")
     with pytest.raises(SettingsError, match="different workloads"):
-        compare(run(1), run(1, seed=2))
+        compare(run(1), other)
     with pytest.raises(SettingsError, match="no load in common: 4 at a time and 8 at a time"):
         compare(run(1), run(1, load=8))
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.loadtest.figures import FIGURES, Seen, figures_of, saturation
+from benchmarks.loadtest.client import SHORT
+from benchmarks.loadtest.figures import FIGURES, Seen, figures_of, warning_of
 from benchmarks.loadtest.record import Record
 from benchmarks.slo import Slo
 
@@ -83,10 +84,44 @@ def test_goodput_asks_for_every_limit(slo: Slo, good: bool) -> None:
 def test_what_failed_is_not_good_and_each_failure_is_of_one_kind() -> None:
     failed = reply(status=500, done=False, error="no")
     refused = reply(status=429, done=False, error="later")
-    hung_up = reply(ended_at_s=None, done=False)
+    hung_up = reply(ended_at_s=None, done=False, left_at_s=30.0)
     found = figures(reply(), failed, refused, hung_up)
     assert found["good"] == found["failed"] == found["refused"] == found["unfinished"] == 0.25
     assert found["ttft_p50_ms"] == pytest.approx(500)
+
+
+def test_an_error_event_before_done_is_a_failure() -> None:
+    """As vLLM ends a stream whose engine died."""
+    found = figures(reply(error='{"message": "EngineCore died"}'))
+    assert found["good"] == 0
+    assert found["failed"] == 1
+    assert "e2e_p50_ms" not in found
+
+
+def test_who_was_hung_up_on_counts_with_the_time_until_then() -> None:
+    """Else the slowest would be left out of the percentiles."""
+    silent = reply(first_at_s=None, answer_at_s=None, ended_at_s=None, done=False, left_at_s=60.0)
+    found = figures(*(reply() for _ in range(9)), silent)
+    assert found["ttft_p99_ms"] > 50_000
+    assert found["e2e_p99_ms"] > 50_000
+    assert found["ttft_p50_ms"] == pytest.approx(500)
+    assert found["unfinished"] == pytest.approx(0.1)
+
+
+def test_what_never_came_keeps_to_no_limit() -> None:
+    empty = reply(first_at_s=None, answer_at_s=None, output_tokens=0, has_content=False)
+    assert figures(empty)["good"] == 0
+    no_answer = reply(answer_at_s=None, has_content=False, finish_reason="length")
+    assert figures(no_answer)["good"] == 1
+    assert figures(no_answer, slo=Slo(ttfa_ms=60_000))["good"] == 0
+
+
+def test_a_server_without_usage_has_a_token_a_chunk() -> None:
+    records = [reply(output_tokens=0, reasoning_tokens=0, prompt_tokens=0) for _ in range(20)]
+    found = figures(*records, num_events=440)
+    assert found["output_tokens_per_s"] == pytest.approx(44)
+    assert not {"prompt_tokens", "reasoning_tokens", "tpot_p50_ms"} & set(found)
+    assert "reports no usage" in warning_of(found, records)
 
 
 def test_shares_of_how_replies_ended() -> None:
@@ -115,10 +150,24 @@ def test_lengths_are_means_of_replies() -> None:
     assert found["answer_tokens"] == 17
 
 
-def test_a_client_that_is_short_of_cpu_is_told() -> None:
-    assert saturation({"client_cpu": 0.3, "client_lag_p99_ms": 4.0}) is None
-    assert "0.95 of a core" in (saturation({"client_cpu": 0.95}) or "")
-    assert "80 ms late" in (saturation({"client_cpu": 0.2, "client_lag_p99_ms": 80.0}) or "")
+@pytest.mark.parametrize(
+    ("figures", "warning"),
+    [
+        ({}, ""),
+        ({"client_cpu": 0.95}, "0.95 of a core"),
+        ({"client_lag_p99_ms": 80.0}, "80 ms late"),
+        ({"num_requests": 5.0}, "fewer than 20 requests"),
+    ],
+)
+def test_why_figures_may_be_worth_little_is_told(figures: dict[str, float], warning: str) -> None:
+    calm = {"client_cpu": 0.3, "client_lag_p99_ms": 4.0, "num_requests": 500.0}
+    said = warning_of(calm | figures, [reply()])
+    assert warning in said
+    assert bool(said) == bool(warning)
+
+
+def test_a_client_that_is_short_of_sockets_is_told() -> None:
+    assert "short of sockets" in warning_of({"num_requests": 50.0}, [reply(error=SHORT)])
 
 
 def test_every_figure_is_on_the_page_of_definitions() -> None:

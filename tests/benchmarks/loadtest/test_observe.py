@@ -55,6 +55,12 @@ def test_counters_count_from_the_first_look_in_the_window_to_the_last() -> None:
     assert found["num_running"] == 3
 
 
+def test_a_restart_counts_no_backwards_steps() -> None:
+    samples = [sample_of(float(second), [ENGINE]) for second in range(4)]
+    samples[3].counters["vllm:num_preemptions_total"] = 0
+    assert "preemptions" not in figures_seen(samples, 0.0, 4.0, 100)
+
+
 async def test_a_routers_engines_are_found_and_looked_at() -> None:
     async with StandInEngine(Options(step_ms=5)) as engine, running_router(engine.url) as router:
         endpoint = Endpoint(router.url, "stand-in")

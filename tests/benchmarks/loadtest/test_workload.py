@@ -6,11 +6,19 @@ from importlib.util import find_spec
 from pathlib import Path
 from random import Random
 
+import msgspec
 import pytest
 
 from benchmarks.loadtest.load import Arrival
 from benchmarks.loadtest.spread import Spread, draw
-from benchmarks.loadtest.workload import Conversations, load_workload, prompt_words, shipped
+from benchmarks.loadtest.workload import (
+    SHIPPED,
+    Conversations,
+    folder_of,
+    load_workload,
+    prompt_words,
+    shipped,
+)
 from serve.settings import SettingsError
 
 HAS_GYM = find_spec("reasoning_gym") is not None
@@ -40,11 +48,45 @@ def test_a_shipped_workload_asks_the_same_again(name: str) -> None:
     ]
 
 
-def test_another_repeat_asks_other_things() -> None:
+def test_another_load_asks_other_things_and_the_same_load_the_same() -> None:
     conversations = Conversations(load_workload("demo"))
-    first = [conversations.next().turns[0].task.prompt for _ in range(20)]
-    conversations.restart(1)
-    assert [conversations.next().turns[0].task.prompt for _ in range(20)] != first
+
+    def asked(part: str) -> list[str]:
+        conversations.restart(part)
+        return [conversations.next().turns[0].task.prompt for _ in range(20)]
+
+    first = asked("0/4 at a time")
+    assert asked("0/8 at a time") != first
+    assert asked("1/4 at a time") != first
+    assert asked("0/4 at a time") == first
+
+
+def test_another_test_has_other_words_of_the_same_lengths() -> None:
+    """Which no server has in its prefix cache from the test before."""
+    workload = load_workload("chat")
+    one, other = (Conversations(workload, nonce=nonce) for nonce in "ab")
+    for _ in range(20):
+        texts = [c.next().turns[0].task.prompt for c in (one, other)]
+        assert texts[0][:60] != texts[1][:60]
+        assert len(texts[0].split()) == len(texts[1].split())
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_a_workload_is_the_same_after_it_was_kept(name: str) -> None:
+    """`bench compare` asks for that."""
+    workload = load_workload(name)
+    kept = msgspec.json.decode(msgspec.json.encode(workload), type=type(workload))
+    assert kept == workload
+    assert str(SHIPPED) not in msgspec.json.encode(workload).decode()
+
+
+def test_a_spread_without_an_end_can_be_kept(tmp_path: Path) -> None:
+    text = (
+        '[[tenants]]\nname = "a"\nprompts = { from = "words", tokens = 5 }\n'
+        "pause_s = { median = 10, sigma = 0.7 }"
+    )
+    workload = load_workload(written(tmp_path, text))
+    assert msgspec.json.decode(msgspec.json.encode(workload), type=type(workload)) == workload
 
 
 def test_answers_are_checked() -> None:
@@ -122,7 +164,18 @@ def test_unknown_names_are_answered_with_the_known_ones() -> None:
 def test_a_missing_prompts_file_is_named(tmp_path: Path) -> None:
     text = '[[tenants]]\nname = "a"\nprompts = { from = "file", path = "none.jsonl" }'
     with pytest.raises(SettingsError, match=r"none.jsonl: No such file"):
-        Conversations(load_workload(written(tmp_path, text)))
+        load_workload(written(tmp_path, text))
+
+
+def test_a_file_of_prompts_lies_beside_its_workload_and_its_content_counts(tmp_path: Path) -> None:
+    text = '[[tenants]]\nname = "a"\nprompts = { from = "file", path = "mine.jsonl" }'
+    (tmp_path / "mine.jsonl").write_text('{"prompt": "one?"}\n')
+    name = written(tmp_path, text)
+    before = load_workload(name)
+    conversation = Conversations(before, folder_of(name)).next()
+    assert conversation.turns[0].task.prompt == "one?"
+    (tmp_path / "mine.jsonl").write_text('{"prompt": "two?"}\n')
+    assert load_workload(name) != before
 
 
 def test_a_spread_keeps_to_its_bounds_and_median() -> None:
