@@ -8,6 +8,7 @@ Everything else about an open loop is the load test's (`benchmarks/loadtest/`).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
@@ -81,9 +82,13 @@ async def run(arrivals: Arrivals) -> list[Visitor]:
     for number, arrival in enumerate(takewhile(lambda it: it.at_s < seconds, times)):
         await asyncio.sleep(max(0.0, arrival.at_s - clock()))
         visitors.append(visitor := Visitor())
+        visitor.attempts.append(Record("visitor", arrival.at_s))
         tasks.append(asyncio.create_task(_visit(asking, visitor, number, arrivals.returns)))
-    _, late = await asyncio.wait(tasks, timeout=max(0.0, seconds + arrivals.patience_s - clock()))
-    for task in late:
+    await asyncio.sleep(max(0.0, seconds - clock()))
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(arrivals.patience_s):
+            await asyncio.gather(*map(asyncio.shield, tasks))
+    for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     asking.close()
@@ -92,9 +97,9 @@ async def run(arrivals: Arrivals) -> list[Visitor]:
 
 async def _visit(asking: Asking, visitor: Visitor, number: int, returns: int) -> None:
     while True:
-        record = Record("visitor", asking.window.clock())
-        visitor.attempts.append(record)
+        record = visitor.attempts[-1]
         await asking.ask(number, record)
         if record.ok or record.retry_after_s is None or len(visitor.attempts) > returns:
             return
         await asyncio.sleep(record.retry_after_s)
+        visitor.attempts.append(Record("visitor", asking.window.clock()))

@@ -56,7 +56,8 @@ def test_latencies_count_from_the_arrival():
 def test_a_request_is_good_that_keeps_to_every_limit_that_is_set():
     seen = Latency(ttft_s=1.0, ttfa_s=None, tpot_s=0.1, e2e_s=9.0)
     assert Slo(ttft_ms=None, tpot_ms=None).kept_by(seen)
-    assert Slo(1000.1, 100.1, 500.1, 9000.1).kept_by(seen)
+    assert Slo(1000.1, 100.1, None, 9000.1).kept_by(seen)
+    assert not Slo(1000.1, 100.1, 500.1, 9000.1).kept_by(seen)  # it never came to an answer
     assert not Slo(ttft_ms=900, tpot_ms=None).kept_by(seen)
     assert not Slo(None, None, e2e_ms=8900).kept_by(seen)
 
