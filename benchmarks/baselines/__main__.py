@@ -21,7 +21,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import platform
 import shlex
 import signal
 import sys
@@ -31,11 +30,12 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-import psutil
+import msgspec
 
 from benchmarks.baselines.contenders import GUIDES, MODELS, NAMES, Model, Stack, Up
 from benchmarks.baselines.drive import questions
 from benchmarks.baselines.summary import Row, Sample, judge, render, sample_of, summarise
+from benchmarks.machine import Machine, Watch
 from benchmarks.options import parser_for
 from benchmarks.peers import ROOT, VENVS
 from benchmarks.router_bench import without_nan
@@ -69,28 +69,11 @@ class Report:
     rounds: dict[str, list[Sample]]
 
 
-class Cpu:
-    """CPU seconds of the benchmark's processes and of all others, since the machine began."""
-
-    def __init__(self, stack: Stack) -> None:
-        self._stack = stack
-
-    def others_s(self) -> float:
-        """Of the whole machine, less our own; children that ended count as theirs."""
-        times = psutil.cpu_times()
-        busy_s = times.user + times.system + times.nice
-        busy_s += sum(getattr(times, name, 0.0) for name in ("irq", "softirq"))
-        own = psutil.Process().cpu_times()
-        ours_s = own.user + own.system + sum(c.usage().cpu_s for c in self._stack.children)
-        return busy_s - ours_s
-
-
-def sample(up: Up, cpu: Cpu, num: int, mean_tokens: int) -> Sample:
+def sample(up: Up, num: int, mean_tokens: int) -> Sample:
     asked = questions(num, mean_tokens)
-    before_s, others_s = _router_cpu_s(up), cpu.others_s()
+    before_s, watch = _router_cpu_s(up), Watch()
     drive = up.drive(asked)
-    router_s, others_s = _router_cpu_s(up) - before_s, cpu.others_s() - others_s
-    return sample_of(drive, asked, router_s, max(0.0, others_s))
+    return sample_of(drive, asked, _router_cpu_s(up) - before_s, watch.others())
 
 
 def _router_cpu_s(up: Up) -> float:
@@ -112,27 +95,14 @@ def measure(
             warm_up = 1 if running.name == GUIDES else settings.concurrency
             running.drive(questions(warm_up, 16))
         rounds |= {running.name: [] for running in up}
-        cpu = Cpu(stack)
         for number in range(settings.rounds):
             turn = number % len(up)  # who comes first changes, in case the machine gets slower
             for running in up[turn:] + up[:turn]:
-                seen = sample(running, cpu, numbers[running.name], mean_tokens)
+                seen = sample(running, numbers[running.name], mean_tokens)
                 rounds[running.name].append(seen)
                 print(f"round {number + 1}/{settings.rounds}  {running.name:12}", end="")
                 print(f" {seen.tokens_per_s:8.1f} tokens/s  TTFT {seen.ttft_p50_ms:.0f} ms", end="")
                 print(f"  others {seen.others_cores:.2f} cores", flush=True)
-
-
-def machine() -> dict[str, object]:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    names = {line.partition(":")[2].strip() for line in lines if line.startswith("model name")}
-    return {
-        "cpus": os.cpu_count(),
-        "cpu": " ".join(sorted(names)),
-        "arch": platform.machine(),
-        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-    }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -157,7 +127,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     command = shlex.join(["python", "-m", "benchmarks.baselines", *(argv or sys.argv[1:])])
     print(f"\n{began_at}  {command}\n\n{render(summary)}\n")
-    report = Report("baselines", command, began_at, machine(), settings, summary, rounds)
+    machine = msgspec.to_builtins(Machine.here())
+    report = Report("baselines", command, began_at, machine, settings, summary, rounds)
     kept = without_nan(asdict(report))
     out = Path(settings.out or f"bench-results/baselines-{settings.model}.json")
     out.parent.mkdir(parents=True, exist_ok=True)

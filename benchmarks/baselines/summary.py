@@ -44,7 +44,7 @@ class Sample:
 
 
 def sample_of(
-    drive: Drive, asked: Sequence[Question], router_cpu_s: float, others_cpu_s: float
+    drive: Drive, asked: Sequence[Question], router_cpu_s: float, others_cores: float
 ) -> Sample:
     """`router_cpu_s` is NaN where there is no router."""
     good = [record for record in drive.records if record.ok]
@@ -63,7 +63,7 @@ def sample_of(
         num_requests=len(drive.records),
         num_failed=len(drive.records) - len(good),
         num_unequal=sum(record.ok and record.output_tokens != q.num_tokens for record, q in pairs),
-        others_cores=others_cpu_s / drive.wall_s,
+        others_cores=others_cores,
     )
 
 
@@ -123,8 +123,9 @@ def render(summary: Mapping[str, Row]) -> str:
 def judge(summary: Mapping[str, Row]) -> list[str]:
     """Which of our claims doesn't hold, in words; what was not measured is not judged."""
     ours = summary.get(OURS)
-    if ours is None:
-        return [f"{OURS} was not measured"]
+    missing = [name for name in (OURS, VLLM, GUIDES) if name not in summary]
+    if ours is None or missing:
+        return [f"{name} was not measured" for name in missing]
     failures = [
         f"{row['num_failed'] + row['num_unequal']:.0f} replies of {name} failed or were not as long"
         " as asked"

@@ -22,8 +22,9 @@ from benchmarks.loadtest.load import Load
 from benchmarks.loadtest.observe import Observer, figures_seen, served_model
 from benchmarks.loadtest.plan import Sweep, next_load
 from benchmarks.loadtest.record import Record
-from benchmarks.loadtest.store import Machine, Point, Repeat, Run, Store
+from benchmarks.loadtest.store import Point, Repeat, Run, Store
 from benchmarks.loadtest.workload import Conversations
+from benchmarks.machine import Machine
 from benchmarks.slo import Slo
 
 T = TypeVar("T", int, float)

@@ -5,8 +5,6 @@ whatever ends it.
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from benchmarks.loadtest.load import Load
 from benchmarks.loadtest.observe import Sample
 from benchmarks.loadtest.record import Record
 from benchmarks.loadtest.workload import Workload
+from benchmarks.machine import Machine
 from benchmarks.slo import Slo
 from serve import __version__
 from serve.settings import SettingsError
@@ -60,22 +59,6 @@ class Point(msgspec.Struct):
         return found
 
 
-class Machine(msgspec.Struct):
-    system: str
-    processor: str
-    num_cpus: int
-    load_average: float
-
-    @classmethod
-    def here(cls) -> Machine:
-        return cls(
-            f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
-            _processor(),
-            os.cpu_count() or 0,
-            os.getloadavg()[0],
-        )
-
-
 class Run(msgspec.Struct):
     """A whole test."""
 
@@ -104,15 +87,6 @@ class Run(msgspec.Struct):
             for repeat in point.repeats
             if repeat.warning
         ]
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 class Store:

@@ -26,10 +26,8 @@ from benchmarks.planner.sequence import Limits
 from benchmarks.planner.simulate import EngineModel
 from benchmarks.planner.step_times import roofline
 from benchmarks.slo import Slo
-
-
-class PlanError(ValueError):
-    """An option is wrong; the message names it and what would be right."""
+from serve.commands import clear_errors
+from serve.settings import SettingsError
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,16 +157,13 @@ def plan_command(
         model,
         step_times,
     )
-    try:
+    with clear_errors():
         made, card, demand = planned(options)
-    except PlanError as error:
-        typer.echo(f"r1-serve: {error}", err=True)
-        raise typer.Exit(2) from None
     typer.echo(msgspec.json.encode(made).decode() if as_json else render(made, card, demand))
 
 
 def planned(options: Options) -> tuple[Plan, Card, Demand]:
-    """Raises `PlanError`."""
+    """Raises `SettingsError`."""
     _check(options)
     card = _card(options)
     model = _engine(options, card)
@@ -178,17 +173,17 @@ def planned(options: Options) -> tuple[Plan, Card, Demand]:
 
 def _check(options: Options) -> None:
     if (options.users is None) == (options.rate is None):
-        raise PlanError("give either --users (people) or --rate (requests per second)")
+        raise SettingsError("give either --users (people) or --rate (requests per second)")
     for field, least in _LEAST.items():
         value = getattr(options, field)
         must_exceed = least == 0 and field not in ("pause", "think", "answer")
         if value is not None and (value <= least if must_exceed else value < least):
             bound = "more than 0" if must_exceed else f"{least} or more"
-            raise PlanError(f"{_flag(field)} must be {bound}, got {value:g}")
+            raise SettingsError(f"{_flag(field)} must be {bound}, got {value:g}")
     if not 0 < options.share <= 1:
-        raise PlanError(f"--share must be more than 0 and at most 1, got {options.share:g}")
+        raise SettingsError(f"--share must be more than 0 and at most 1, got {options.share:g}")
     if options.think + options.answer < 1:
-        raise PlanError("--think and --answer are both 0; a reply has one token at least")
+        raise SettingsError("--think and --answer are both 0; a reply has one token at least")
 
 
 def _flag(field: str) -> str:
@@ -199,9 +194,9 @@ def _card(options: Options) -> Card:
     gpu = find_gpu(options.gpu)
     if gpu is None:
         known = ", ".join(gpu.name for gpu in GPUS)
-        raise PlanError(f"--gpu {options.gpu!r} is not known; there are: {known}")
+        raise SettingsError(f"--gpu {options.gpu!r} is not known; there are: {known}")
     if options.kv_dtype not in ("auto", "fp8"):
-        raise PlanError(f"--kv-dtype must be auto or fp8, got {options.kv_dtype!r}")
+        raise SettingsError(f"--kv-dtype must be auto or fp8, got {options.kv_dtype!r}")
     kv_dtype: KvDtype = "fp8" if options.kv_dtype == "fp8" else "auto"
     return Card(gpu, _shape(options), kv_dtype, is_measured=options.step_times is not None)
 
@@ -212,7 +207,7 @@ def _shape(options: Options) -> ModelShape:
     try:
         return read_shape(options.model)
     except ShapeError as error:
-        raise PlanError(f"--model: {error}") from error
+        raise SettingsError(f"--model: {error}") from error
 
 
 def _engine(options: Options, card: Card) -> EngineModel:
@@ -220,7 +215,7 @@ def _engine(options: Options, card: Card) -> EngineModel:
         return _calibrated(options.step_times, options.max_num_seqs)
     limits = limits_of(card.gpu, card.shape, card.kv_dtype, options.max_num_seqs)
     if not limits.kv_tokens:
-        raise PlanError(
+        raise SettingsError(
             f"--gpu {card.gpu.name}: the weights of {card.shape.name} and what a step needs with "
             f"--max-num-seqs {limits.max_num_seqs} leave no memory for KV; take a larger card or "
             f"fewer sequences"
@@ -233,7 +228,7 @@ def _calibrated(path: Path, max_num_seqs: int | None) -> EngineModel:
     try:
         model = read_calibration(path).model
     except CalibrationError as error:
-        raise PlanError(f"--step-times: {error}") from error
+        raise SettingsError(f"--step-times: {error}") from error
     if max_num_seqs is None:
         return model
     batched = max(max_num_seqs, model.limits.max_num_batched_tokens)
@@ -246,14 +241,14 @@ def _context(options: Options, card: Card, limits: Limits) -> int:
     room *= limits.block_tokens
     context = options.context or min(_USUAL_CONTEXT, longest)
     if context > longest:
-        raise PlanError(f"--context {context} is more than the model's {longest} tokens")
+        raise SettingsError(f"--context {context} is more than the model's {longest} tokens")
     if context > room:
-        raise PlanError(
+        raise SettingsError(
             f"the KV of a --context of {context} doesn't fit: there is room for {room} tokens; "
             f"take a smaller --context, --kv-dtype fp8 or a larger card"
         )
     if options.prompt >= context:
-        raise PlanError(f"--prompt {options.prompt} must be less than --context {context}")
+        raise SettingsError(f"--prompt {options.prompt} must be less than --context {context}")
     return context
 
 

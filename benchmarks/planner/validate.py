@@ -26,13 +26,13 @@ from random import Random
 import msgspec
 
 from benchmarks.loadtest.client import Endpoint
+from benchmarks.machine import quietly
 from benchmarks.options import parser_for
 from benchmarks.overload import Stack
 from benchmarks.planner import drive, replay
 from benchmarks.planner.calibrate import LEVELS, SIZES, Counts, counts_of, fit
 from benchmarks.planner.calibration import read_calibration, write_calibration
 from benchmarks.planner.demand import Demand
-from benchmarks.planner.quiet import quietly
 from benchmarks.planner.samples import Figures, Sample, Size, figures
 from benchmarks.planner.sequence import Limits
 from benchmarks.planner.simulate import EngineModel
@@ -76,7 +76,7 @@ class Row(msgspec.Struct):
     predicted: Figures
     measured: Figures
     others_cores: float = 0.0
-    """What others took of the machine meanwhile (`quiet`)."""
+    """What others took of the machine meanwhile (`benchmarks.machine`)."""
 
     def error(self, field: str) -> float:
         """predicted / measured - 1."""

@@ -13,8 +13,9 @@ from typer.testing import CliRunner
 
 from benchmarks.loadtest.drive import Span
 from benchmarks.loadtest.load import Load
-from benchmarks.loadtest.store import Machine, Point, Repeat, Run, read_run
+from benchmarks.loadtest.store import Point, Repeat, Run, read_run
 from benchmarks.loadtest.workload import load_workload
+from benchmarks.machine import Machine
 from benchmarks.slo import Slo
 from benchmarks.stand_in import Options, StandInEngine
 from serve.cli import app

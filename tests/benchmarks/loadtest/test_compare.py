@@ -8,12 +8,13 @@ from benchmarks.loadtest.compare import compare, is_worse, lost_loads, remarks
 from benchmarks.loadtest.drive import Span
 from benchmarks.loadtest.estimate import estimate
 from benchmarks.loadtest.load import Load
-from benchmarks.loadtest.store import Machine, Point, Repeat, Run
+from benchmarks.loadtest.store import Point, Repeat, Run
 from benchmarks.loadtest.workload import load_workload
+from benchmarks.machine import Machine
 from benchmarks.slo import Slo
 from serve.settings import SettingsError
 
-MACHINE = Machine("Linux", "a processor", 2, 0.0)
+MACHINE = Machine("Linux", "a processor", 2, 24.0, 0.0)
 
 
 def run(

@@ -1,4 +1,4 @@
-"""Whether others took of this machine while something was measured.
+"""What machine this is, and whether others took of it while something was measured.
 
 On a machine of a few cores a compiler or another test beside a measurement is all of its error.
 What was disturbed is measured again, and how much others took is kept with the figures.
@@ -7,15 +7,37 @@ What was disturbed is measured again, and how much others took is kept with the 
 from __future__ import annotations
 
 import contextlib
+import os
+import platform
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
+import msgspec
 import psutil
 
 T = TypeVar("T")
 QUIET_CORES = 0.15
 MAX_TRIES = 2
+
+
+class Machine(msgspec.Struct):
+    system: str
+    processor: str
+    num_cpus: int
+    memory_gib: float
+    load_average: float
+
+    @classmethod
+    def here(cls) -> Machine:
+        return cls(
+            f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
+            _processor(),
+            os.cpu_count() or 0,
+            round(psutil.virtual_memory().total / 2**30, 1),
+            os.getloadavg()[0],
+        )
 
 
 class Watch:
@@ -54,3 +76,12 @@ def _own_s() -> float:
             times = process.cpu_times()
             total_s += times.user + times.system
     return total_s
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
