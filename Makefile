@@ -70,7 +70,7 @@ k8s-check:  ## the Kubernetes manifests against the settings and what is pinned
 .PHONY: bench
 bench:  ## quick: a load test of the demo model with a page and pictures, and the router's cost
 	$(install) --profile $(PROFILE) --dev
-	@$(BIN)/r1-serve bench run --concurrency 1,4,16,64 --seconds 10 --warm-up 3 --repeats 3 \
+	@$(BIN)/r1-serve bench run --concurrency 1,8,32,64,128 --seconds 8 --warm-up 3 --repeats 3 \
 		--slo-ttft-ms 500 --slo-tpot-ms 30 --out bench-results/quick $(ARGS)
 	@exec $(BIN)/python -m benchmarks.router_bench --contenders direct,r1-serve --rounds 1 \
 		--streams 64 --out bench-results/router-quick.json
