@@ -88,6 +88,7 @@ FIGURES: dict[str, Figure] = {
     "kv_use": Figure("KV use", "share", "neither", "of the engines' KV cache, at its most"),
     "num_running": Figure("running", "requests", "neither", "on the engines, mean"),
     "num_waiting": Figure("waiting", "requests", "lower", "on the engines, mean"),
+    "num_queued": Figure("in line", "requests", "lower", "for a place in the router, mean"),
     "preemptions": Figure("preemptions", "count", "lower", "sequences that lost their KV cache"),
     "prefix_hits": Figure("prefix hits", "share", "higher", "prompt tokens found in the cache"),
     "client_cpu": Figure("client CPU", "cores", "neither", "what the load generator itself took"),

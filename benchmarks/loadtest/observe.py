@@ -32,6 +32,9 @@ _COUNTER = re.compile(
 )
 
 
+_QUEUED = re.compile(rb"^r1_queue_depth ([0-9.eE+-]+)", re.M)
+
+
 class Sample(msgspec.Struct, omit_defaults=True):
     """One look, summed over the engines. `at_s` by the step's clock."""
 
@@ -40,6 +43,8 @@ class Sample(msgspec.Struct, omit_defaults=True):
     num_waiting: int | None = None
     kv_use: float | None = None
     """The fullest engine's, 0 to 1."""
+    num_queued: int | None = None
+    """Waiting for a place in the router."""
     counters: dict[str, float] = {}
 
     @property
@@ -98,6 +103,8 @@ def sample_of(at_s: float, pages: Sequence[bytes]) -> Sample:
     if loads:
         sample.num_running, sample.num_waiting, sample.kv_use = _summed(loads)
     for page in pages:
+        if (queued := _QUEUED.search(page)) is not None:
+            sample.num_queued = round(float(queued[1]))
         for name, value in _counters(page):
             sample.counters[name] = sample.counters.get(name, 0.0) + value
     return sample
@@ -205,6 +212,7 @@ def figures_seen(
         "kv_use": _most(it.kv_use for it in within),
         "num_running": _mean(it.num_running for it in within),
         "num_waiting": _mean(it.num_waiting for it in within),
+        "num_queued": _mean(it.num_queued for it in within),
     }
     return {name: value for name, value in found.items() if not math.isnan(value)}
 

@@ -115,7 +115,7 @@ def timeline(run: Run) -> Figure | None:
     for point, repeat in steps:
         offset_s = _step_over_time(upper, lower, point, repeat, offset_s)
     upper.set_ylabel("requests")
-    upper.legend(["running", "waiting"], loc="upper left")
+    upper.legend(["running", "waiting on an engine", "in the router's line"], loc="upper left")
     upper.set_ylim(0, 1.25 * max(1.0, upper.get_ylim()[1]))
     lower.set_ylabel("KV cache in use")
     lower.yaxis.set_major_formatter(PercentFormatter(1.0))
@@ -134,6 +134,7 @@ def _step_over_time(
     times = [offset_s + sample.at_s for sample in known]
     upper.plot(times, [sample.num_running or 0 for sample in known], color=BLUE)
     upper.plot(times, [sample.num_waiting or 0 for sample in known], color=RED)
+    upper.plot(times, [sample.num_queued or 0 for sample in known], color=ORANGE)
     lower.plot(times, [sample.kv_use or 0.0 for sample in known], color=GREEN)
     for axes in (upper, lower):
         axes.axvspan(offset_s + repeat.begin_s, offset_s + repeat.end_s, color=GREY, alpha=0.12)

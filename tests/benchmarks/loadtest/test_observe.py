@@ -21,7 +21,7 @@ vllm:num_preemptions_total{model_name="m"} 5.0
 vllm:prefix_cache_queries_total{model_name="m"} 100.0
 vllm:prefix_cache_hits_total{model_name="m"} 40.0
 """
-ROUTER = b"r1_process_cpu_seconds_total 7.5\nr1_process_resident_memory_bytes 1.048576e+08\n"
+ROUTER = b"r1_queue_depth 4.0\nr1_process_cpu_seconds_total 7.5\nr1_process_resident_memory_bytes 1.048576e+08\n"
 
 
 def test_engines_are_summed_and_the_fullest_cache_counts() -> None:
@@ -30,6 +30,7 @@ def test_engines_are_summed_and_the_fullest_cache_counts() -> None:
     assert (sample.num_running, sample.num_waiting, sample.kv_use) == (6, 4, 0.5)
     assert sample.counters["vllm:num_preemptions_total"] == 10
     assert sample.counters["r1_process_cpu_seconds_total"] == 7.5
+    assert sample.num_queued == 4
 
 
 def test_a_server_that_tells_nothing_is_no_error() -> None:
