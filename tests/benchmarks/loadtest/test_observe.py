@@ -21,7 +21,11 @@ vllm:num_preemptions_total{model_name="m"} 5.0
 vllm:prefix_cache_queries_total{model_name="m"} 100.0
 vllm:prefix_cache_hits_total{model_name="m"} 40.0
 """
-ROUTER = b"r1_queue_depth 4.0\nr1_process_cpu_seconds_total 7.5\nr1_process_resident_memory_bytes 1.048576e+08\n"
+ROUTER = b"""
+r1_queue_depth 4.0
+r1_process_cpu_seconds_total 7.5
+r1_process_resident_memory_bytes 1.048576e+08
+"""
 
 
 def test_engines_are_summed_and_the_fullest_cache_counts() -> None:
