@@ -28,6 +28,8 @@ SATURATED_CPU = 0.85
 """Of a core."""
 FEW_REQUESTS = 20
 """Of fewer a median says little."""
+KEEPS_UP = 0.9
+"""Ends over arrivals; less is more than chance in a window of some dozen requests."""
 ENOUGH_FOR_P99 = 200
 """Of fewer a 99th percentile is one or two requests."""
 
@@ -218,5 +220,17 @@ def warning_of(figures: Figures, records: Sequence[Record]) -> str:
     if ok and not reports_usage(ok):
         found.append("the server reports no usage: a chunk is taken for a token")
     if figures.get("num_requests", 0) < FEW_REQUESTS:
-        found.append(f"fewer than {FEW_REQUESTS} requests were due: lengthen --seconds")
+        found.append(f"fewer than {FEW_REQUESTS} requests were due, of which a median says little")
     return "; ".join(found)
+
+
+def queue_warning(figures: Figures, span_s: float) -> str:
+    """Of an open loop: where more comes than ends, the figures are those of a queue that grows, and
+    of a longer test they would be worse."""
+    due_per_s = figures.get("num_requests", 0.0) / span_s
+    if figures.get("requests_per_s", 0.0) >= KEEPS_UP * due_per_s:
+        return ""
+    return (
+        f"{due_per_s:.3g} requests per second were due and {figures['requests_per_s']:.3g} ended: a"
+        " queue grew, and in a longer test latencies are longer"
+    )

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from benchmarks.loadtest.client import Endpoint
 from benchmarks.loadtest.drive import Driver, Span, Step
-from benchmarks.loadtest.figures import Seen, figures_of, warning_of
+from benchmarks.loadtest.figures import Seen, figures_of, queue_warning, warning_of
 from benchmarks.loadtest.load import Load
 from benchmarks.loadtest.observe import Observer, figures_seen, served_model
 from benchmarks.loadtest.plan import Sweep, next_load
@@ -130,6 +130,9 @@ def summed_up(step: Step, observer: Observer, slo: Slo) -> Repeat:
     figures = figures_of(seen, slo)
     num_tokens = figures.get("output_tokens_per_s", 0.0) * seen.span_s
     figures |= figures_seen(observer.samples, seen.begin_s, seen.end_s, num_tokens)
+    warnings = [warning_of(figures, seen.records)]
+    if step.load.kind == "rate" and not step.runs_out:
+        warnings.append(queue_warning(figures, seen.span_s))
     ok = [record for record in seen.records if record.ok]
     counted = [record for record in seen.records if record.ok or record.unfinished]
     return Repeat(
@@ -140,7 +143,7 @@ def summed_up(step: Step, observer: Observer, slo: Slo) -> Repeat:
         {name: curve(_ms(counted, f"{name}_s")) for name in ("ttft", "ttfa", "e2e")},
         _lengths(ok),
         _errors(seen.records),
-        warning_of(figures, seen.records),
+        "; ".join(filter(None, warnings)),
         step.interrupted,
     )
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from benchmarks.loadtest.client import SHORT
-from benchmarks.loadtest.figures import FIGURES, Seen, figures_of, warning_of
+from benchmarks.loadtest.figures import FIGURES, Seen, figures_of, queue_warning, warning_of
 from benchmarks.loadtest.record import Record
 from benchmarks.slo import Slo
 
@@ -164,6 +164,12 @@ def test_why_figures_may_be_worth_little_is_told(figures: dict[str, float], warn
     said = warning_of(calm | figures, [reply()])
     assert warning in said
     assert bool(said) == bool(warning)
+
+
+def test_a_queue_that_grows_is_told() -> None:
+    assert queue_warning({"num_requests": 100.0, "requests_per_s": 9.5}, 10.0) == ""
+    said = queue_warning({"num_requests": 100.0, "requests_per_s": 6.0}, 10.0)
+    assert "10 requests per second were due and 6 ended" in said
 
 
 def test_a_client_that_is_short_of_sockets_is_told() -> None:
