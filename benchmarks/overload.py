@@ -31,7 +31,6 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-import re
 import sys
 import tempfile
 import time
@@ -51,10 +50,11 @@ from benchmarks.open_loop import Arrivals, Asking, Visitor, run
 from benchmarks.options import parser_for
 from benchmarks.processes import Child, free_port
 from benchmarks.slo import Slo
-from benchmarks.stats import percentile, table
+from benchmarks.stats import percentile, table, without_nan
 from demo_model.problem import Problem
 from demo_model.problems import held_out_problems
 from demo_model.sums import chain
+from serve.load import parse_load
 from serve.settings import config_dir
 
 if TYPE_CHECKING:
@@ -64,7 +64,6 @@ _SLOTS = (64, 48, 32, 24, 16, 12, 8)
 """Tried in turn; the demo's engine runs no more than the first."""
 _TO_SPARE = 0.7
 """Of the limits, for slots that are found: the machine's speed wavers by so much."""
-_BUSY = re.compile(rb"^vllm:num_requests_(?:running|waiting)\{.*\} ([0-9.e+]+)$", re.M)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,8 +187,9 @@ class Stack:
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             with urllib.request.urlopen(self.engine + "/metrics", timeout=30) as reply:
-                if not sum(map(float, _BUSY.findall(reply.read()))):
-                    return
+                load = parse_load(reply.read())
+            if load is not None and not load.num_running + load.num_waiting:
+                return
             time.sleep(0.1)
         raise RuntimeError("the engine did not become idle")
 
@@ -384,7 +384,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     report = {
         "benchmark": "overload",
         "settings": asdict(settings),
-        "rows": [{k: None if v != v else v for k, v in asdict(row).items()} for row in rows],
+        "rows": without_nan([asdict(row) for row in rows]),
     }
     out = Path(settings.out)
     out.parent.mkdir(parents=True, exist_ok=True)

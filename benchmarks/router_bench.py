@@ -30,7 +30,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import platform
 import re
 import signal
 import sys
@@ -41,13 +40,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+
+import msgspec
 
 from benchmarks.load import Load, run_apart
+from benchmarks.machine import Machine
 from benchmarks.options import parser_for
 from benchmarks.peers import CONTENDERS, ROOT, Contender, InstallError, Launch, install
 from benchmarks.processes import Child, NotReadyError, Usage, free_port
-from benchmarks.stats import median_of, paired_difference, paired_ratio, table
+from benchmarks.stats import median_of, paired_difference, paired_ratio, table, without_nan
 
 MODEL = "stand-in"
 OURS, PEER, DIRECT = "r1-serve", "vllm-router", "direct"
@@ -338,11 +339,7 @@ def measure(settings: Settings) -> Report:
     for num_streams, rows in summary.items():
         print(f"\n{_heading(settings, num_streams, rows)}\n\n{render(rows, splits)}")
     print(flush=True)
-    machine: dict[str, object] = {
-        "cpus": os.cpu_count(),
-        "arch": platform.machine(),
-        "load": os.getloadavg(),
-    }
+    machine = msgspec.to_builtins(Machine.here())
     return Report("router", settings, machine, splits, summary, rounds)
 
 
@@ -372,19 +369,6 @@ def _heading(settings: Settings, num_streams: int, rows: dict[str, dict[str, flo
     return f"{head}; engine {engine:.0f} and load generator {load:.0f} µs of CPU per token"
 
 
-def without_nan(report: dict[str, Any]) -> dict[str, Any]:
-    """The report with null where nothing could be measured: JSON has no NaN."""
-
-    def mend(value: object) -> object:
-        if isinstance(value, dict):
-            return {key: mend(item) for key, item in value.items()}
-        if isinstance(value, list | tuple):
-            return [mend(item) for item in value]
-        return None if isinstance(value, float) and math.isnan(value) else value
-
-    return {key: mend(value) for key, value in report.items()}
-
-
 @contextmanager
 def _sigterm_as_exit() -> Iterator[None]:
     """SIGTERM unwinds like Ctrl-C, so that every process is ended."""
@@ -411,7 +395,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     out = Path(settings.out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    kept = without_nan(asdict(report))
+    kept = {key: without_nan(value) for key, value in asdict(report).items()}
     out.write_text(json.dumps(kept, indent=1, allow_nan=False) + "\n")
     failures = [
         f"{num_streams} streams: {failure}"

@@ -46,3 +46,17 @@ def table(rows: Sequence[Sequence[str]]) -> str:
         if number == 0:
             lines.append("  ".join("-" * width for width in widths))
     return "\n".join(lines)
+
+
+def without_nan(value: object, num_digits: int | None = None) -> object:
+    """What is to be kept as JSON, which has no NaN: null where nothing could be measured. Numbers
+    to so many digits, if that is asked."""
+    if isinstance(value, dict):
+        return {str(key): without_nan(item, num_digits) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(item, num_digits) for item in value]
+    if not isinstance(value, float):
+        return value
+    if math.isnan(value):
+        return None
+    return value if num_digits is None else float(f"{value:.{num_digits}g}")

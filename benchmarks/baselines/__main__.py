@@ -38,7 +38,7 @@ from benchmarks.baselines.summary import Row, Sample, judge, render, sample_of, 
 from benchmarks.machine import Machine, Watch
 from benchmarks.options import parser_for
 from benchmarks.peers import ROOT, VENVS
-from benchmarks.router_bench import without_nan
+from benchmarks.stats import without_nan
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,9 @@ from pathlib import Path
 
 from benchmarks.fleet.choice_costs import choice_costs
 from benchmarks.fleet.experiments import EXPERIMENTS, QUICK, Scale, run_all
-from benchmarks.fleet.figures import Run, as_json, as_table, plain
+from benchmarks.fleet.figures import NUM_DIGITS, Run, as_json, as_table
 from benchmarks.fleet.plots import draw
+from benchmarks.stats import without_nan
 
 
 @dataclass(slots=True)
@@ -62,7 +63,8 @@ class Kept:
             name: {run: it.without_series() for run, it in self.runs(name).items()}
             for name in self.experiments
         }
-        return json.dumps(plain({"experiments": figures, "choice_us": self.choice_us}))
+        kept = {"experiments": figures, "choice_us": self.choice_us}
+        return json.dumps(without_nan(kept, NUM_DIGITS))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -82,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f"there is no {unknown[0]}, only {', '.join(EXPERIMENTS)}")
     scale = QUICK if args.quick else Scale()
     kept = Kept.read(args.out, args.quick)
-    kept.choice_us = plain(choice_costs(scale.sizes))
+    kept.choice_us = without_nan(choice_costs(scale.sizes), NUM_DIGITS)
     for name in names:
         worlds = EXPERIMENTS[name](scale)
         runs: dict[str, object] = dict.fromkeys(worlds)

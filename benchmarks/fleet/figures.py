@@ -7,7 +7,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from benchmarks.fleet.outcome import Outcome
-from benchmarks.stats import table
+from benchmarks.stats import table, without_nan
+
+NUM_DIGITS = 5
+"""That are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,18 +33,7 @@ class Run:
 
 
 def as_json(outcome: Outcome, wall_s: float) -> object:
-    return plain({**asdict(outcome), "wall_s": wall_s})
-
-
-def plain(value: object) -> object:
-    """JSON has no NaN, and needs no 17 digits."""
-    if isinstance(value, dict):
-        return {str(key): plain(it) for key, it in value.items()}
-    if isinstance(value, list):
-        return [plain(it) for it in value]
-    if isinstance(value, float):
-        return None if math.isnan(value) else float(f"{value:.5g}")
-    return value
+    return without_nan({**asdict(outcome), "wall_s": wall_s}, NUM_DIGITS)
 
 
 COLUMNS = {

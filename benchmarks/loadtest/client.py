@@ -209,7 +209,7 @@ class _Connection(asyncio.Protocol):
 
 
 class Client:
-    """Chats with one endpoint. `clock` gives the seconds since the step began."""
+    """Chats with one endpoint, as many at once as are asked for."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint

@@ -52,7 +52,6 @@ class Step:
     client_cpu_s: float = 0.0
     """Of this process, within the window."""
     interrupted: bool = False
-
     unchecked: list[tuple[Record, Check, str]] = field(default_factory=list)
     """Answers to be held against their tasks once nothing is timed any more."""
 
@@ -107,14 +106,14 @@ class Driver:
         watching = asyncio.create_task(_watch_self(step))
         try:
             if step.runs_out:
-                await _until(lambda: feeding.done() and (run.idle or run.stuck()), POLL_S)
+                await _until(lambda: feeding.done() and (run.idle or run.stuck()))
                 last_s = max((it.ended_at_s or 0.0 for it in step.records), default=0.0)
                 window.end_s = math.nextafter(last_s, math.inf)
             else:
-                await _until(lambda: window.clock() >= window.end_s or run.broken(feeding), POLL_S)
+                await _until(lambda: window.clock() >= window.end_s or run.broken(feeding))
                 run.raise_failure(feeding)
                 deadline_s = window.end_s + step.span.drain_s
-                await _until(lambda: run.all_ended() or window.clock() >= deadline_s, POLL_S)
+                await _until(lambda: run.all_ended() or window.clock() >= deadline_s)
             run.raise_failure(feeding)
         except asyncio.CancelledError:
             step.interrupted = True
@@ -265,9 +264,9 @@ def _has_ended(record: Record) -> bool:
     return record.ended_at_s is not None or bool(record.error)
 
 
-async def _until(done: Callable[[], bool], interval_s: float) -> None:
+async def _until(done: Callable[[], bool]) -> None:
     while not done():  # noqa: ASYNC110 - what ends are plain records; polling costs little here
-        await asyncio.sleep(interval_s)
+        await asyncio.sleep(POLL_S)
 
 
 async def _end(*tasks: asyncio.Task[Any]) -> None:

@@ -30,8 +30,6 @@ _COUNTER = re.compile(
     rb"|r1_process_(?:cpu_seconds_total|resident_memory_bytes))(?:\{[^\n]*\})? ([0-9.eE+-]+)",
     re.M,
 )
-
-
 _QUEUED = re.compile(rb"^r1_queue_depth ([0-9.eE+-]+)", re.M)
 
 

@@ -26,6 +26,7 @@ from benchmarks.loadtest.store import Point, Repeat, Run, Store
 from benchmarks.loadtest.workload import Conversations
 from benchmarks.machine import Machine
 from benchmarks.slo import Slo
+from serve.supervise import end
 
 T = TypeVar("T", int, float)
 
@@ -106,9 +107,7 @@ async def _measure(
     try:
         await driver.run(step, repeat)
     finally:
-        observing.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await observing
+        await end(observing)
         if step.has_begun:
             keeping.keep(point, repeat, summed_up(step, observer, plan.slo), step.records)
     await wait_idle(plan.endpoint)

@@ -26,6 +26,7 @@ from random import Random
 import msgspec
 
 from benchmarks.loadtest.client import Endpoint
+from benchmarks.loadtest.load import Load, drawn
 from benchmarks.machine import quietly
 from benchmarks.options import parser_for
 from benchmarks.overload import Stack
@@ -100,8 +101,8 @@ def sizes_of(settings: Settings) -> list[Size]:
 
 
 def arrivals(rate: float, seconds: float, seed: int) -> list[float]:
-    rng = Random(seed)
-    times = itertools.accumulate(iter(lambda: rng.expovariate(rate), None))
+    """Poisson."""
+    times = (arrival.at_s for arrival in drawn(Load("rate", rate), Random(seed)))
     return list(itertools.takewhile(lambda at_s: at_s < seconds, times))
 
 

@@ -7,9 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.router_bench import Sample, Settings, judge, render, summarise, without_nan
+from benchmarks.router_bench import Sample, Settings, judge, render, summarise
 from benchmarks.soak import growth
-from benchmarks.stats import median_of, paired_difference, paired_ratio, percentile, table
+from benchmarks.stats import (
+    median_of,
+    paired_difference,
+    paired_ratio,
+    percentile,
+    table,
+    without_nan,
+)
 
 SAMPLE = Sample(
     cpu_us_per_token=30.0,
