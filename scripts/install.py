@@ -33,6 +33,8 @@ MIN_PYTHON = (3, 11)
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 """PyTorch's own index; used for torch alone, and only where pip's index has no `+cpu` build."""
 ENGINE_LISTS = {"router": ["router"], "cpu": ["torch-cpu", "cpu"], "gpu": ["gpu"]}
+TOOLS = ("k8s",)
+"""Lists that share their environment with nothing, not even the project: their pins clash."""
 
 
 class InstallError(Exception):
@@ -48,6 +50,8 @@ class Plan:
 
     @classmethod
     def of(cls, profile: str, *, dev: bool, ray: bool = False) -> Plan:
+        if profile in TOOLS:
+            return cls(profile, (profile,))
         lists = ["build", *ENGINE_LISTS[profile]]
         lists += ["ray"] if ray or dev else []
         lists += ["dev"] if dev else []
@@ -81,7 +85,8 @@ def hashes(plan: Plan, root: Path, env: Mapping[str, str]) -> dict[str, str]:
     texts = {name: (root / "requirements" / f"{name}.txt").read_text() for name in plan.lists}
     if "cpu" in texts:
         texts["cpu"] += env.get("VLLM_CPU_SOURCE", "")
-    texts["project"] = (root / "pyproject.toml").read_text() + str(root)
+    if plan.profile not in TOOLS:
+        texts["project"] = (root / "pyproject.toml").read_text() + str(root)
     return {name: hashlib.sha256(text.encode()).hexdigest()[:16] for name, text in texts.items()}
 
 
@@ -275,7 +280,7 @@ def install(
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    profiles = ["auto", *ENGINE_LISTS]
+    profiles = ["auto", *ENGINE_LISTS, *TOOLS]
     parser.add_argument("--profile", choices=profiles, default="auto", help="auto: what is here")
     parser.add_argument("--dev", action="store_true", help="also what tests and checks need")
     parser.add_argument("--ray", action="store_true", help="also Ray, for several nodes and GPUs")

@@ -40,7 +40,7 @@ def lines(name: str) -> list[str]:
     return [line for line in text.splitlines() if line and not line.startswith("#")]
 
 
-@pytest.mark.parametrize("name", ["build", "router", "dev", "cpu", "gpu", "torch-cpu"])
+@pytest.mark.parametrize("name", ["build", "router", "dev", "cpu", "gpu", "torch-cpu", "k8s"])
 def test_every_line_is_a_pin(name: str) -> None:
     """No ranges, no index, no path: the same next month and elsewhere."""
     assert lines(name)
@@ -104,6 +104,14 @@ def test_ray_comes_only_when_asked_for() -> None:
     with_ray = install.hashes(install.Plan.of("cpu", dev=False, ray=True), ROOT, {})
     stamp = install.Stamp("cpu", "here", install.hashes(plain, ROOT, {}))
     assert install.steps_left(with_ray, stamp) == ["ray"]
+
+
+def test_tools_have_an_environment_of_their_own() -> None:
+    """Their list alone: no project in it, and nothing else is added to it."""
+    plan = install.Plan.of("k8s", dev=False)
+    assert list(install.hashes(plan, ROOT, {})) == ["k8s"]
+    assert install.must_recreate(plan, install.Stamp("cpu", "here", {}), "here")
+    assert install.must_recreate(plan, install.Stamp("k8s", "here", {}), "here") is None
 
 
 def test_another_source_of_vllm_counts_as_a_change() -> None:
