@@ -175,6 +175,25 @@ class AutoscaleSettings(msgspec.Struct, frozen=True, kw_only=True):
             )
 
 
+class TelemetrySettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What the router tells of each request (`docs/observability.md`)."""
+
+    access_log: bool = False
+    """One line of JSON per request, on standard output."""
+    otlp_endpoint: str | None = None
+    """Base URL of an OTLP/HTTP receiver of traces; None makes none. Needs the extra `otel`."""
+    trace_ratio: Annotated[float, Meta(ge=0, le=1)] = 1.0
+    """Of the requests whose caller hasn't decided whether to trace them."""
+
+    def __post_init__(self) -> None:
+        url = self.otlp_endpoint
+        if url is not None and not re.fullmatch(r"https?://[^/?#]+[^?#]*", url):
+            raise ValueError(
+                "`otlp_endpoint` must be the base URL of an OTLP/HTTP receiver, such as "
+                f'"http://collector:4318", got "{url}"'
+            )
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     base: Literal["auto", "cpu", "gpu"] | None = None
     """The shipped profile that a file changes, `auto`: that of the vLLM which is installed."""
@@ -184,6 +203,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     engine: EngineSettings = EngineSettings()
     autoscale: AutoscaleSettings = AutoscaleSettings()
     ray: RaySettings = RaySettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
 
     def __post_init__(self) -> None:
         num_gpus = self.ray.num_gpus_per_replica

@@ -15,6 +15,7 @@ from serve.settings import (
     ServerSettings,
     Settings,
     SettingsError,
+    TelemetrySettings,
     config_dir,
     load_settings,
 )
@@ -27,6 +28,7 @@ TABLES = {
     "engine": EngineSettings,
     "autoscale": AutoscaleSettings,
     "ray": RaySettings,
+    "telemetry": TelemetrySettings,
 }
 
 
@@ -77,6 +79,11 @@ def test_gpu_profile_serves_the_15b_with_its_full_budget() -> None:
             "[ray]\nnum_gpus_per_replica = 1\n[engine]\ntensor_parallel_size = 2\n",
             "`ray.num_gpus_per_replica` = 1 is less than `engine.tensor_parallel_size` = 2",
         ),
+        (
+            "[telemetry]\notlp_endpoint = 'collector:4318'\n",
+            'receiver, such as "http://collector:4318", got "collector:4318"',
+        ),
+        ("[telemetry]\ntrace_ratio = 2\n", "`telemetry.trace_ratio`: expected `float` <= 1.0"),
         ("[server\n", "not valid TOML"),
     ],
 )
