@@ -28,13 +28,15 @@ from serve.commands import (
     replaced,
     run_loop,
     validated,
+    with_engines,
 )
 from serve.console import Console, ConsoleHandler
+from serve.doctor import doctor
 from serve.engine import Machine, engine_command, find_machine
 from serve.fleet_commands import restart, scale, status
 from serve.key_commands import key_app
 from serve.keys import check_exposure
-from serve.settings import EngineSettings, RouterSettings, Settings
+from serve.settings import EngineSettings, Settings
 
 app = typer.Typer(
     help="Serve DeepSeek-R1-Distill-Qwen-1.5B on stock vLLM behind a reasoning-aware router.",
@@ -45,7 +47,7 @@ app = typer.Typer(
 )
 app.add_typer(key_app, name="key")
 app.add_typer(bench_app, name="bench")
-for command in (restart, scale, status, batch):
+for command in (restart, scale, status, batch, doctor):
     app.command()(command)
 app.command("plan")(plan_command)
 
@@ -152,7 +154,7 @@ def router(
 
         settings = read_settings(config, find_machine()) if config else Settings()
         settings = _with_server(settings, host=host, port=port, workers=workers)
-        changed = _with_engines(settings.router, engine_url, engine_dns, engine_file)
+        changed = with_engines(settings.router, engine_url, engine_dns, engine_file)
         settings = validated(msgspec.structs.replace(settings, router=changed))
         make_source(changed)
         _configure_logging(console, settings)
@@ -208,17 +210,6 @@ def _with_server(settings: Settings, **changes: object) -> Settings:
     server = replaced(settings.server, **changes)
     check_exposure(server)
     return msgspec.structs.replace(settings, server=server)
-
-
-def _with_engines(
-    router: RouterSettings, urls: list[str] | None, dns: str | None, file: Path | None
-) -> RouterSettings:
-    """What the command line says about where the engines are replaces what the settings say."""
-    if not (urls or dns or file):
-        return router
-    return msgspec.structs.replace(
-        router, engine_urls=urls or [], engine_dns=dns, engine_file=str(file) if file else None
-    )
 
 
 def _with_model(engine: EngineSettings, model: str | None, name: str | None) -> EngineSettings:

@@ -13,12 +13,13 @@ import typer
 import uvloop
 
 from serve.engine import NO_VLLM, Machine, find_machine
-from serve.settings import Settings, SettingsError, config_dir, load_settings
+from serve.settings import RouterSettings, Settings, SettingsError, config_dir, load_settings
 from serve.strict import StrictError, convert
 
 R = TypeVar("R")
 T = TypeVar("T", bound=msgspec.Struct)
 
+DOCTOR = "`r1-serve doctor`, with the same --config, checks the machine and the settings."
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", help="Settings file (TOML); docs/configuration.md.")
 ]
@@ -56,6 +57,17 @@ def validated(settings: Settings) -> Settings:
         raise SettingsError(str(exc)) from exc
 
 
+def with_engines(
+    router: RouterSettings, urls: list[str] | None, dns: str | None = None, file: Path | None = None
+) -> RouterSettings:
+    """What the command line says about where the engines are replaces what the settings say."""
+    if not (urls or dns or file):
+        return router
+    return msgspec.structs.replace(
+        router, engine_urls=urls or [], engine_dns=dns, engine_file=str(file) if file else None
+    )
+
+
 def run_loop(main: Coroutine[Any, Any, R]) -> R:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(main)
@@ -75,6 +87,9 @@ def clear_errors() -> Iterator[None]:
     except (SettingsError, BatchError) as exc:
         typer.echo(f"r1-serve: {exc}", err=True)
         raise typer.Exit(2) from None
-    except (EngineStartError, EndpointError, NotRunning, ServerError) as exc:
+    except EngineStartError as exc:
+        typer.echo(f"r1-serve: {exc}\n{DOCTOR}", err=True)
+        raise typer.Exit(1) from None
+    except (EndpointError, NotRunning, ServerError) as exc:
         typer.echo(f"r1-serve: {exc}", err=True)
         raise typer.Exit(1) from None

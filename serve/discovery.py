@@ -121,7 +121,7 @@ class DnsSource:
         resolved_at_s, failing = time.monotonic(), False
         while True:
             try:
-                found = await self._urls()
+                found = await self.urls()
             except OSError as exc:
                 if not failing:
                     log.warning("%s can't be resolved: %s; engines stay", self._name, exc)
@@ -133,7 +133,8 @@ class DnsSource:
                 update(found)
             await asyncio.sleep(self._interval_s)
 
-    async def _urls(self) -> list[str]:
+    async def urls(self) -> list[str]:
+        """As of now. Raises `OSError`."""
         found = sorted(set(await self._resolve(self._name, self._port)))
         if not found:
             raise OSError("it has no addresses")

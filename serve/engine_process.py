@@ -16,6 +16,7 @@ import time
 from asyncio.subprocess import PIPE, STDOUT, Process
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 from urllib.parse import urlsplit
@@ -252,15 +253,25 @@ def check_port(host: str, port: int, setting: str) -> None:
 
 def port_holder(port: int) -> str:
     """ ": pid 12 (nginx: master) has it", or nothing where the system doesn't tell."""
-    try:
-        connections = psutil.net_connections("tcp")
-        for connection in connections:
-            if connection.pid and connection.laddr and connection.laddr.port == port:
-                command = " ".join(psutil.Process(connection.pid).cmdline())[:80]
-                return f": pid {connection.pid} ({command}) has it"
-    except (psutil.Error, OSError):
-        pass
-    return ""
+    holder = listener(port)
+    return f": pid {holder.pid} ({holder.command}) has it" if holder else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    pid: int
+    command: str
+
+
+def listener(port: int) -> Listener | None:
+    """Who listens on the port of any address; None where nobody does or the system doesn't tell."""
+    with contextlib.suppress(psutil.Error, OSError):
+        for connection in psutil.net_connections("tcp"):
+            listens = connection.status == psutil.CONN_LISTEN and connection.laddr
+            if connection.pid and listens and connection.laddr.port == port:
+                command = " ".join(psutil.Process(connection.pid).cmdline())
+                return Listener(connection.pid, command[:80])
+    return None
 
 
 def free_port(host: str) -> int:
