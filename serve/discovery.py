@@ -7,8 +7,10 @@ had: engines that are really gone are found out by probes.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
@@ -143,12 +145,38 @@ class DnsSource:
 
 
 async def addresses(name: str, port: int) -> set[str]:
-    """Every IPv4 and IPv6 address of `name`. Raises `OSError`."""
+    """Every IPv4 and IPv6 address of `name`. Raises `OSError`.
+
+    In a thread that nobody waits for: silent name servers hold it for 20 s and more
+    (resolv.conf(5)), and with it the end of a program that waits for its event loop's own threads.
+    """
     loop = asyncio.get_running_loop()
+    answer: asyncio.Future[set[str]] = loop.create_future()
+
+    def tell(found: set[str] | OSError) -> None:
+        if answer.done():  # nobody asks any more
+            return
+        if isinstance(found, OSError):
+            answer.set_exception(found)
+        else:
+            answer.set_result(found)
+
+    def look_up() -> None:
+        found = _addresses(name, port)
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(tell, found)
+
+    threading.Thread(target=look_up, name="resolver", daemon=True).start()
+    return await answer
+
+
+def _addresses(name: str, port: int) -> set[str] | OSError:
     try:
-        found = await loop.getaddrinfo(name, port, type=socket.SOCK_STREAM)
+        found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
     except UnicodeError as exc:  # a label that IDNA can't encode
-        raise OSError(str(exc)) from exc
+        return OSError(str(exc))
+    except OSError as exc:
+        return exc
     return {str(address[0]) for *_, address in found}
 
 

@@ -6,11 +6,14 @@ import asyncio
 import contextlib
 import logging
 import os
+import socket
+import threading
 from collections.abc import AsyncIterator, Iterable, Sequence
 from pathlib import Path
 
 import pytest
 
+from serve.commands import run_loop
 from serve.discovery import (
     DnsSource,
     FileSource,
@@ -170,3 +173,25 @@ async def test_real_names_are_resolved() -> None:
     assert "127.0.0.1" in await addresses("localhost", 80)
     with pytest.raises(OSError, match=r".+"):
         await addresses("no-such-name.invalid", 80)
+
+
+def test_a_silent_name_server_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop closes while the system still waits for an answer, which then finds nobody."""
+    asked, silence = threading.Event(), threading.Event()
+
+    def look_up(*_: object, **__: object) -> None:
+        asked.set()
+        silence.wait()
+        raise OSError("timed out")
+
+    async def ask_and_leave() -> None:
+        task = asyncio.create_task(addresses("engines", 8000))
+        await eventually(asked.is_set)
+        task.cancel()
+        await asyncio.wait({task})
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    run_loop(ask_and_leave())
+    (resolver,) = [it for it in threading.enumerate() if it.name == "resolver"]
+    silence.set()
+    resolver.join()
