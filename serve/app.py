@@ -62,15 +62,26 @@ class App(FastAPI):
             await super().__call__(scope, receive, send)
 
     async def _generate(self, handler: Handler, request: Request, send: Send) -> None:
+        response: Response | None = None
         try:
             response = await handler(request)
             await response(request.scope, request.receive, send)
         except ClientDisconnect:
             return
         except Exception as exc:  # answered and logged by the handlers of every other route
+            if response is None:
+                self._count_refused(request.scope["path"], exc)
             kind = ServeError if isinstance(exc, ServeError) else Exception
             answer = cast(Awaitable[Response], self.exception_handlers[kind](request, exc))
             await (await answer)(request.scope, request.receive, send)
+
+    def _count_refused(self, route: str, error: Exception) -> None:
+        """A request that ends before there is a reply that would count itself."""
+        telemetry = self.state.router.telemetry
+        outcome = outcome_of(error) if isinstance(error, ServeError) else "error"
+        telemetry.record_refused(route, outcome)
+        if isinstance(error, NotReady):
+            telemetry.rejected(error.reason)
 
     def error_reply(self, error: ServeError, path: str) -> Response:
         forms = (form for prefix, form in self.error_bodies.items() if path.startswith(prefix))

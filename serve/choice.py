@@ -36,6 +36,7 @@ class ChoiceState:
         "cut",
         "ended",
         "finder",
+        "finish_reason",
         "had_enough",
         "ids",
         "is_whole",
@@ -57,6 +58,8 @@ class ChoiceState:
         self.thinks_until: int | None = None
         """At how many tokens the leg is to end if it is still thinking then: the budget."""
         self.ended = False
+        self.finish_reason: str | None = None
+        """The engine's word for how it ended; `"stop"` at a stop string of ours too."""
         self.is_whole = False
         """Whether the model itself ended the answer."""
         self.had_enough = False
@@ -171,7 +174,7 @@ class ChoiceState:
                 self.is_whole = choice.finish_reason == "stop" and choice.stop_reason is None
                 last_trace, last_answer = self.splitter.finish()
                 trace, answer = trace + last_trace, answer + last_answer
-                self.ended = True
+                self.ended, self.finish_reason = True, choice.finish_reason
             else:
                 choice.finish_reason = choice.stop_reason = None
         if self.finder is not None:
@@ -200,6 +203,7 @@ class ChoiceState:
         if finder.found is not None:
             choice.finish_reason, choice.stop_reason = "stop", finder.found
             self.ended, self.had_enough, self.cut = True, True, None
+            self.finish_reason = "stop"
         elif choice.finish_reason is not None:
             answer += finder.finish()
         return answer

@@ -134,12 +134,15 @@ class NotReady(ServeError):
 
     status = 503
     code = "engine_not_ready"
+    reason = "not_ready"
+    """For metrics, as a `TooManyRequests` has one."""
 
 
 class ShuttingDown(NotReady):
     """The router is leaving: refused, or cut short at the drain's limit."""
 
     code = "shutting_down"
+    reason = "shutting_down"
 
 
 class UpstreamError(ServeError):

@@ -67,6 +67,8 @@ class Phases(msgspec.Struct, frozen=True):
     num_thinking_tokens: int
     num_answer_tokens: int
     thinking_ended_by: ThinkingEnd
+    finish_reason: str | None
+    """None: it was not finished."""
     is_whole: bool
     """Whether the model itself ended the answer."""
 
@@ -251,8 +253,15 @@ class Generation:
         choice, num_thinking = self._choice, self.usage.reasoning_tokens
         if not choice.num_tokens:
             return []
-        num_answer = max(0, self.usage.completion_tokens - num_thinking)
-        return [Phases(num_thinking, num_answer, choice.thinking_ended_by, choice.is_whole)]
+        return [
+            Phases(
+                num_thinking_tokens=num_thinking,
+                num_answer_tokens=max(0, self.usage.completion_tokens - num_thinking),
+                thinking_ended_by=choice.thinking_ended_by,
+                finish_reason=choice.finish_reason,
+                is_whole=choice.is_whole,
+            )
+        ]
 
     def note(self, index: int | None = None) -> dict[str, object]:
         """What `r1` tells beyond the plan; nothing of a generation left undisturbed."""

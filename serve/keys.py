@@ -106,6 +106,8 @@ class KeyRing:
         self._clock = clock
         self._holders: dict[str, Holder] = {}
         self._seen = file_stamp(path)
+        self.reloaded = True
+        """Whether the last reading went well."""
         self._take(read_keys(path))
 
     def holder_of(self, headers: _Headers) -> Holder:
@@ -153,11 +155,13 @@ class KeyRing:
     def reload(self) -> None:
         """Reads the file now; a broken one is reported and the old keys stay."""
         self._seen = file_stamp(self._path)
+        self.reloaded = False
         try:
             keys = read_keys(self._path)
         except SettingsError as exc:
             log.error("keys not reloaded, the old ones stay: %s", exc)
         else:
+            self.reloaded = True
             self._take(keys)
             log.info("keys reloaded: %s", ", ".join(keys) or "none")
 

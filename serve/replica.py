@@ -25,6 +25,8 @@ from serve.wire import UNREADABLE
 log = logging.getLogger(__name__)
 
 UNREADY_PROBE_INTERVAL_S = 0.5
+EJECTIONS = ("failures", "failed trial", "stalled", "stopping")
+"""Why a replica is taken out though its probes are good."""
 
 
 class Taker(Protocol):

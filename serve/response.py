@@ -140,7 +140,7 @@ class EngineResponse(Response, abc.ABC):
             outcome = "client_gone"
         except ServeError as exc:
             outcome = "error" if self.started else outcome_of(exc)
-            if isinstance(exc, TooManyRequests):
+            if isinstance(exc, TooManyRequests | NotReady):
                 self.telemetry.rejected(exc.reason)
             if not self.started:
                 raise

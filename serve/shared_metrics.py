@@ -26,6 +26,8 @@ REFRESH_S = 0.5
 
 _OVER_WORKERS: dict[str, Callable[[float, float], float]] = {
     "r1_brownout_level": max,
+    "r1_build_info": max,
+    "r1_last_reload_successful": min,
     "r1_process_start_time_seconds": min,
     "r1_replicas": max,
     "r1_replicas_ready": min,
@@ -56,9 +58,9 @@ class SharedMetrics:
         """All workers' metrics, those of this one as they are now."""
         self.refresh()
         registry = CollectorRegistry()
-        directory = str(_directory(self._worker))
-        MultiProcessCollector(registry, directory)  # type: ignore[no-untyped-call]
-        registry.register(_Merged(list(self._readings())))
+        readings = list(self._readings())
+        registry.register(_Merged(readings))
+        registry.register(_Added(str(_directory(self._worker)), _known_replicas(readings)))
         return registry
 
     @contextlib.asynccontextmanager
@@ -105,6 +107,29 @@ class SharedMetrics:
         for path in _directory(self._worker).glob("readings-*.json"):
             with contextlib.suppress(FileNotFoundError):  # its worker has just died
                 yield from msgspec.json.decode(path.read_bytes(), type=list[_Reading])
+
+
+class _Added(Collector):
+    """Counters and histograms in the files; not those of replicas that nobody knows any more: in
+    Kubernetes each new pod is another replica."""
+
+    def __init__(self, directory: str, known_replicas: frozenset[str]) -> None:
+        self._directory, self._known = directory, known_replicas
+
+    def collect(self) -> Iterator[Metric]:
+        added = MultiProcessCollector(None, self._directory)  # type: ignore[no-untyped-call]
+        for family in added.collect():  # type: ignore[no-untyped-call]
+            family.samples = [
+                sample
+                for sample in family.samples
+                if sample.labels.get("replica", "") in self._known | {""}
+            ]
+            yield family
+
+
+def _known_replicas(readings: Iterable[_Reading]) -> frozenset[str]:
+    up = (reading for reading in readings if reading.name == "r1_replica_up")
+    return frozenset(labels[0] for reading in up for labels, _ in reading.values)
 
 
 class _Merged(Collector):

@@ -19,6 +19,7 @@ from serve.replicas import ReplicaSet
 from serve.settings import Settings, SettingsError
 from serve.several import Several
 from serve.shared import Shared
+from serve.state_metrics import StateCollector
 from serve.strict import did_you_mean
 from serve.symbolic import SymbolicChecker
 from serve.telemetry import Telemetry
@@ -35,6 +36,8 @@ class Router:
         self.settings = settings
         shared = Shared(worker)
         self.presets = self._read_presets()
+        self.presets_reloaded = True
+        """Whether the last reading went well; as `KeyRing.reloaded`."""
         self.replicas = ReplicaSet(settings.router)
         self.checker = SymbolicChecker()
         self.gate = Gate(
@@ -48,14 +51,8 @@ class Router:
         self.keys = KeyRing(Path(keys_file), shared) if keys_file is not None else None
         self.brownout = Brownout(settings.brownout, self._pressure)
         self.answers = UsualLengths()
-        self.telemetry = Telemetry(
-            lambda: self.gate.num_in_flight,
-            lambda: self.gate.num_queued,
-            self.replicas,
-            self.brownout,
-            self.answers,
-            worker,
-        )
+        state = StateCollector(self.gate, self.replicas, self.brownout, self._reloads)
+        self.telemetry = Telemetry(state, self.brownout, self.answers, worker)
 
     def reload(self) -> None:
         """Reads presets and keys again, whether they changed or not."""
@@ -65,12 +62,19 @@ class Router:
 
     def reload_presets(self) -> None:
         """Reads the presets again; a broken file is reported and the old presets stay."""
+        self.presets_reloaded = False
         try:
             self.presets = self._read_presets()
         except SettingsError as exc:
             log.error("presets not reloaded: %s", exc)
         else:
+            self.presets_reloaded = True
             log.info("presets reloaded: %s", ", ".join(self.presets.presets))
+
+    def _reloads(self) -> dict[str, bool]:
+        """By kind of file, whether what the router goes by is what the file says."""
+        keys = {} if self.keys is None else {"keys": self.keys.reloaded}
+        return {"presets": self.presets_reloaded} | keys
 
     def _read_presets(self) -> PresetBook:
         router = self.settings.router

@@ -1,10 +1,14 @@
-"""Metrics of the router (prefix `r1_`). Everything is observed per request, never per token."""
+"""Metrics of the router (prefix `r1_`). Everything is observed per request, never per token.
+
+What can be read from the router's state is `serve.state_metrics`'. `docs/observability.md` lists
+all of them.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Generic, TypeVar
 
 from prometheus_client import (
@@ -12,24 +16,35 @@ from prometheus_client import (
     Counter,
     Histogram,
     ProcessCollector,
+    disable_created_metrics,
     generate_latest,
 )
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from serve.brownout import Brownout
 from serve.budget import Budget
 from serve.generation import Phases, Usage
 from serve.lengths import UsualLengths
-from serve.replicas import ReplicaSet
 from serve.shared_metrics import SharedMetrics
 from serve.tally import Tally
 from serve.worker import ALONE, Worker
 
-_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1200)
 _TOKENS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 _SHARES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 _SAMPLES = (1, 2, 3, 5, 8, 12, 16, 24, 32, 48, 64)
+REJECTIONS = (
+    "queue_full",
+    "queue_timeout",
+    "displaced",
+    "not_ready",
+    "shutting_down",
+    "key_in_flight",
+    "key_requests",
+    "key_tokens",
+    "invalid_key",
+)
+_FINISH_REASONS = frozenset({"stop", "length", "tool_calls", "repetition", "none"})
 
 
 M = TypeVar("M", Counter, Histogram)
@@ -51,18 +66,16 @@ class Labelled(Generic[M]):
 
 
 class Telemetry:
-    """One registry per app. Gauges are collectors that read the state when asked: then they can be
-    told for several workers as well (`serve.shared_metrics`)."""
+    """One registry per app; `state` reads what isn't counted here."""
 
     def __init__(
         self,
-        num_in_flight: Callable[[], int],
-        num_queued: Callable[[], int],
-        replicas: ReplicaSet,
+        state: Collector,
         brownout: Brownout,
         answers: UsualLengths,
         worker: Worker = ALONE,
     ) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series of each
         self._brownout = brownout
         self._answers = answers
         self.registry = CollectorRegistry()
@@ -78,7 +91,9 @@ class Telemetry:
         self._first_answer = self._histogram(
             "r1_time_to_first_answer_seconds", "Request to first text of the answer."
         )
-        self._duration = self._histogram("r1_request_seconds", "Request to last byte.")
+        self._duration = self._histogram(
+            "r1_request_seconds", "Request to last byte, of those that ended well."
+        )
         self._thinking_tokens = self._histogram(
             "r1_thinking_tokens", "Thinking of one generation.", _TOKENS
         )
@@ -94,6 +109,9 @@ class Telemetry:
         self._thinking_ends = self._counter(
             "r1_thinking_ends", "Generations by what closed their trace.", ("preset", "by")
         )
+        self._generations = self._counter(
+            "r1_generations", "Generations by how they ended.", ("preset", "finish_reason")
+        )
         self._agreement = self._histogram(
             "r1_vote_agreement", "Share of a vote's samples that gave the answer.", _SHARES
         )
@@ -108,24 +126,17 @@ class Telemetry:
             registry=self.registry,
         )
         self._rejections = self._counter(
-            "r1_rejections", "Requests refused with 429 or 401, by reason.", ("reason",)
+            "r1_rejections", "Requests refused with 429, 503 or 401, by reason.", ("reason",)
         )
+        for reason in REJECTIONS:
+            self._rejections(reason)
         self._key_requests = self._counter(
             "r1_key_requests", "Requests by key and outcome.", ("key", "outcome")
         )
         self._key_tokens = self._counter(
             "r1_key_tokens", "Tokens by key and kind.", ("key", "kind")
         )
-        in_flight = GaugeCollector("r1_in_flight", "Requests running now.", num_in_flight)
-        queued = GaugeCollector("r1_queue_depth", "Requests waiting for a slot.", num_queued)
-        process = ProcessCollector(namespace="r1", registry=None)
-        collectors = [
-            in_flight,
-            queued,
-            process,
-            BrownoutCollector(brownout),
-            ReplicaCollector(replicas),
-        ]
+        collectors = [state, ProcessCollector(namespace="r1", registry=None)]
         self._shared = SharedMetrics(worker, collectors) if worker.directory else None
         if self._shared is None:
             for collector in collectors:
@@ -147,7 +158,13 @@ class Telemetry:
             self._first_token(preset).observe(watch.first_token_s)
         if watch.first_answer_s is not None:
             self._first_answer(preset).observe(watch.first_answer_s)
-        self._duration(preset).observe(watch.elapsed_s())
+        if outcome == "ok":
+            self._duration(preset).observe(watch.elapsed_s())
+
+    def record_refused(self, route: str, outcome: str) -> None:
+        """The end of a request that was not even understood, or that no engine could take: before
+        its preset was known."""
+        self._requests(route, "", outcome).inc()
 
     def count(self, usage: Usage, preset: str) -> None:
         self._count(self._tokens, preset, usage)
@@ -167,6 +184,9 @@ class Telemetry:
             self._thinking_tokens(preset).observe(one.num_thinking_tokens)
             self._answer_tokens(preset).observe(one.num_answer_tokens)
             self._thinking_ends(preset, one.thinking_ended_by).inc()
+            finish_reason = one.finish_reason or "none"
+            known = finish_reason in _FINISH_REASONS
+            self._generations(preset, finish_reason if known else "other").inc()
             if one.is_whole and one.thinking_ended_by == "model":
                 self._answers.add(preset, one.num_answer_tokens)
             if budget.source != "brownout" and one.thinking_ended_by != "nothing":
@@ -199,64 +219,6 @@ class Telemetry:
     def running(self) -> contextlib.AbstractAsyncContextManager[None]:
         """While inside, other workers are kept told."""
         return self._shared.running() if self._shared else contextlib.nullcontext()
-
-
-class GaugeCollector(Collector):
-    def __init__(self, name: str, text: str, read: Callable[[], int]) -> None:
-        self._name, self._text, self._read = name, text, read
-
-    def collect(self) -> Iterator[Metric]:
-        yield _gauge(self._name, self._text, {(): self._read()})
-
-
-class BrownoutCollector(Collector):
-    def __init__(self, brownout: Brownout) -> None:
-        self._brownout = brownout
-
-    def collect(self) -> Iterator[Metric]:
-        levels: _Values = {(name,): level for name, level in self._brownout.levels().items()}
-        text = "How far thinking is cut: 0 not at all, 1 to the minimum."
-        yield _gauge("r1_brownout_level", text, levels, ("class",))
-
-
-class ReplicaCollector(Collector):
-    """What the set of replicas is like when asked, so that one that left leaves no series."""
-
-    def __init__(self, replicas: ReplicaSet) -> None:
-        self._set = replicas
-
-    def collect(self) -> Iterator[Metric]:
-        here = self._set.replicas
-        leaving = [it for it in self._set.leaving if it.url not in {other.url for other in here}]
-        yield _gauge("r1_replicas", "Replicas known.", {(): len(here)})
-        yield _gauge("r1_replicas_ready", "Replicas in rotation.", {(): len(self._set.ready)})
-        up: _Values = {(it.url,): int(it.ready) for it in (*here, *leaving)}
-        yield _gauge("r1_replica_up", "1: in rotation.", up, ("replica",))
-        in_flight: _Values = {(it.url,): it.num_in_flight for it in (*here, *leaving)}
-        yield _gauge("r1_replica_in_flight", "Requests on a replica.", in_flight, ("replica",))
-        ejections = CounterMetricFamily(
-            "r1_replica_ejections", "Times taken out, by reason.", labels=("replica", "reason")
-        )
-        for replica in here:
-            for reason, count in replica.num_ejections.items():
-                ejections.add_metric((replica.url, reason), count)
-        yield ejections
-        retries = CounterMetricFamily(
-            "r1_retries", "Requests sent to another replica, by reason.", labels=("reason",)
-        )
-        for reason, count in self._set.num_retries.items():
-            retries.add_metric((reason,), count)
-        yield retries
-
-
-_Values = dict[tuple[str, ...], float]
-
-
-def _gauge(name: str, text: str, values: _Values, labels: Iterable[str] = ()) -> GaugeMetricFamily:
-    family = GaugeMetricFamily(name, text, labels=list(labels))
-    for names, value in values.items():
-        family.add_metric(names, value)
-    return family
 
 
 class Stopwatch:

@@ -55,6 +55,10 @@ class EngineStopping(NotReady):
     """The engine is going down, or its core is dead: no fault of the request."""
 
 
+RETRIES = ("connect", "timeout", "stopping", "busy", "gateway", "broken")
+"""What `retry_reason` tells."""
+
+
 def retry_reason(error: ServeError) -> str | None:
     """Why a request that failed so, before its reply began, may go to another replica; None where
     it may itself be at fault."""

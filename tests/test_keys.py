@@ -101,9 +101,11 @@ def test_a_broken_or_missing_file_leaves_the_old_keys(
         ring.poll()
         ring.poll()
         assert [record.message[:18] for record in caplog.records] == ["keys not reloaded,"]
+        assert not ring.reloaded
         assert ring.holder_of(bearer(key)).account.name == "alice"
     path.write_text("")
     ring.poll()
+    assert ring.reloaded
     with pytest.raises(InvalidKey):
         ring.holder_of(bearer(key))
 

@@ -85,6 +85,47 @@ class Counts(Collector):
         yield retries
 
 
+def test_a_replica_that_nobody_knows_any_more_leaves_no_count(tmp_path: Path) -> None:
+    """Its counts stay in the files, since a worker may come to know it again."""
+    done = subprocess.run(
+        [sys.executable, "-c", REPLICAS, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=True,
+    )
+    both, one = done.stdout.split("---")
+    assert all(f'r1_ejections_total{{replica="{name}"}} 1.0' in both for name in "ab")
+    assert 'replica="a"' not in one
+    assert 'r1_ejections_total{replica="b"} 1.0' in one
+
+
+REPLICAS = """
+import sys
+from prometheus_client import generate_latest
+from serve.shared_metrics import SharedMetrics, share_metrics
+from serve.worker import Worker
+from tests.test_shared_metrics import Ejections
+
+worker = Worker(0, 1, sys.argv[1])
+share_metrics(worker)
+state = Ejections({"a": 1, "b": 1})
+metrics = SharedMetrics(worker, [state])
+print(generate_latest(metrics.registry()).decode())
+del state.up["a"]
+print("---", generate_latest(metrics.registry()).decode())
+"""
+
+
+class Ejections(State):
+    def collect(self) -> Iterator[Metric]:
+        yield from super().collect()
+        ejections = CounterMetricFamily("r1_ejections", "Ejections.", labels=["replica"])
+        for name in self.up:
+            ejections.add_metric([name], 1)
+        yield ejections
+
+
 def test_counts_kept_in_state_outlive_the_process_and_add_up(tmp_path: Path) -> None:
     """A worker that comes back counts from 0 in its state, and goes on in the metrics; so does
     a count that began anew within a process."""

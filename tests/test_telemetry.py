@@ -6,13 +6,20 @@ import json
 import logging
 import re
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks.stand_in import Options, StandInEngine
+from serve import __version__
+from serve.replica import EJECTIONS
+from serve.settings import config_dir
+from serve.telemetry import REJECTIONS
+from serve.upstream import RETRIES
 from tests.support import RunningRouter, running_router
 
+CHAT = "/v1/chat/completions"
 LOOP = "Wait, 2 + 2 may be 5. Let me check. "
 
 
@@ -91,3 +98,70 @@ async def test_a_refused_request_has_no_phases(router: RunningRouter) -> None:
 async def test_the_process_tells_what_it_takes_of_the_machine(router: RunningRouter) -> None:
     assert await metric(router, "r1_process_cpu_seconds_total") > 0
     assert await metric(router, "r1_process_resident_memory_bytes") > 10 * 2**20
+
+
+async def test_how_generations_ended_is_counted(router: RunningRouter) -> None:
+    """The engine's word for it; `length` where the answer was cut off."""
+    await router.chat(scripted(), preset="math")
+    await router.chat(scripted(), preset="math", max_tokens=26, recover=False)
+    await router.chat(scripted(answer="\n\none two three"), preset="math", stop=["two"])
+    for reason, count in (("stop", 2), ("length", 1)):
+        labels = {"preset": "math", "finish_reason": reason}
+        assert await metric(router, "r1_generations_total", **labels) == count, reason
+
+
+async def test_an_end_that_the_engine_never_told_before_is_other() -> None:
+    script = scripted(finish_reason="tired")
+    async with (
+        StandInEngine(Options(step_ms=0.2, prefill_ms=0)) as engine,
+        running_router(engine.url) as router,
+    ):
+        await router.chat(script, preset="math")
+        labels = {"preset": "math", "finish_reason": "other"}
+        assert await metric(router, "r1_generations_total", **labels) == 1
+
+
+async def test_requests_that_no_reply_was_made_for_are_counted(router: RunningRouter) -> None:
+    """Not understood, or no engine there: by route, their preset not known."""
+    await router.chat(unknown_field=1)
+    labels = {"route": "/v1/chat/completions", "preset": ""}
+    assert await metric(router, "r1_requests_total", outcome="invalid", **labels) == 1
+    for replica in router.router.replicas.replicas:
+        replica.health.drain()
+    assert (await router.chat()).status_code == 503
+    assert await metric(router, "r1_requests_total", outcome="rejected", **labels) == 1
+    assert await metric(router, "r1_rejections_total", reason="not_ready") == 1
+
+
+async def test_only_replies_that_ended_well_have_a_duration(router: RunningRouter) -> None:
+    """Refusals take no time: under overload they would make the server look fast."""
+    await router.chat(scripted(), preset="math")
+    await router.chat("hi", preset="math", votes={"n": 2, "answer_form": "x"})
+    await router.chat(scripted(fault={"kind": "status", "status": 500}), preset="math")
+    assert await metric(router, "r1_requests_total", preset="math", outcome="error", route=CHAT)
+    assert await metric(router, "r1_request_seconds_count", preset="math") == 1
+
+
+async def test_whether_files_could_be_read_again_is_told(tmp_path: Path) -> None:
+    """A broken file leaves the old presets in use, and a 0 that stays until it is mended."""
+    presets = tmp_path / "presets.toml"
+    shipped = (config_dir() / "presets.toml").read_text()
+    presets.write_text(shipped)
+    async with running_router("http://127.0.0.1:9", wait_ready=False, presets=str(presets)) as it:
+        for text, value in (("[presets", 0), (shipped, 1)):
+            presets.write_text(text)
+            it.router.reload()
+            assert await metric(it, "r1_last_reload_successful", file="presets") == value
+        assert await metric(it, "r1_build_info", version=__version__) == 1
+
+
+async def test_counts_of_known_events_begin_at_0(router: RunningRouter) -> None:
+    """Of a series that begins at 1 Prometheus' `increase` doesn't see the first event."""
+    text = (await router.http.get("/metrics")).text
+    for reason in REJECTIONS:
+        assert f'r1_rejections_total{{reason="{reason}"}} 0.0' in text
+    for reason in RETRIES:
+        assert f'r1_retries_total{{reason="{reason}"}} 0.0' in text
+    for reason in EJECTIONS:
+        assert re.search(f'r1_replica_ejections_total{{.*reason="{reason}".*}} 0.0', text)
+    assert "_created" not in text
