@@ -49,6 +49,7 @@ import httptools
 Json = dict[str, Any]
 
 FINGERPRINT = "vllm-0.32.0-standin0"
+POLL_S = 0.01
 
 # --- options, scripts, faults -------------------------------------------------------------------
 
@@ -136,6 +137,8 @@ class Options:
     answer_tokens: int = 32
     fault: Fault | None = None
     keep_bodies: int = 64
+    shutdown_timeout_s: float = 0.0
+    """On SIGTERM, as vLLM's `--shutdown-timeout`: what runs may end, what comes is refused."""
 
 
 # --- tokens -------------------------------------------------------------------------------------
@@ -688,6 +691,21 @@ class StandInEngine:
         )
         self.port = self._server.sockets[0].getsockname()[1]
 
+    async def drain(self) -> None:
+        """Returns when nothing runs any more, or `shutdown_timeout_s` is over; every connection is
+        closed in order then."""
+        self.draining = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.options.shutdown_timeout_s):
+                while self.running or self.waiting:
+                    await asyncio.sleep(POLL_S)
+        if self._server:
+            self._server.close()
+        for connection in list(self.connections):
+            connection.close()
+        while self.connections:  # what was written is on its way
+            await asyncio.sleep(POLL_S)
+
     async def stop(self) -> None:
         """Stops listening and drops every connection, as a killed engine would."""
         if self._timer:
@@ -1070,6 +1088,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         async with engine:
             print(f"stand-in engine on {engine.url}", flush=True)
             await stopped.wait()
+            if engine.options.shutdown_timeout_s:
+                await engine.drain()
 
     try:
         import uvloop

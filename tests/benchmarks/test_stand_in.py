@@ -1,6 +1,7 @@
 """The stand-in speaks vLLM 0.32's forms and behaves like an engine in time."""
 
 import asyncio
+import contextlib
 import json
 import time
 from collections.abc import AsyncIterator
@@ -272,6 +273,26 @@ async def test_draining_engine_is_healthy_but_refuses(
     assert (await client.get("/health")).status_code == 200
     reply = await client.post("/v1/chat/completions", json={"messages": USER})
     assert reply.status_code == 500
+
+
+@pytest.mark.parametrize(("shutdown_timeout_s", "ends_whole"), [(30.0, True), (0.01, False)])
+async def test_what_runs_may_end_in_the_shutdown_timeout(
+    shutdown_timeout_s: float, ends_whole: bool
+) -> None:
+    """And is cut off after it."""
+    options = Options(step_ms=2, think_tokens=200, shutdown_timeout_s=shutdown_timeout_s)
+    async with StandInEngine(options) as engine, httpx.AsyncClient(base_url=engine.url) as client:
+        body = {"messages": USER, "stream": True}
+        async with client.stream("POST", "/v1/chat/completions", json=body) as reply:
+            lines = reply.aiter_lines()
+            await anext(lines)
+            draining = asyncio.create_task(engine.drain())
+            told = ""
+            with contextlib.nullcontext() if ends_whole else pytest.raises(httpx.HTTPError):
+                async for line in lines:
+                    told = line or told
+            assert (told == "data: [DONE]") is ends_whole
+        await draining
 
 
 async def test_queue_limit_gives_503_without_retry_after() -> None:
