@@ -697,13 +697,13 @@ class StandInEngine:
         self.draining = True
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.options.shutdown_timeout_s):
-                while self.running or self.waiting:
+                while self.running or self.waiting:  # noqa: ASYNC110  (the clock sets no event)
                     await asyncio.sleep(POLL_S)
         if self._server:
             self._server.close()
         for connection in list(self.connections):
             connection.close()
-        while self.connections:  # what was written is on its way
+        while self.connections:  # noqa: ASYNC110  (what was written is on its way)
             await asyncio.sleep(POLL_S)
 
     async def stop(self) -> None:
