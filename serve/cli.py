@@ -36,6 +36,7 @@ from serve.engine import Machine, engine_command, find_machine
 from serve.fleet_commands import restart, scale, status
 from serve.key_commands import key_app
 from serve.keys import check_exposure
+from serve.model_commands import model_app
 from serve.settings import EngineSettings, Settings
 
 app = typer.Typer(
@@ -47,6 +48,7 @@ app = typer.Typer(
 )
 app.add_typer(key_app, name="key")
 app.add_typer(bench_app, name="bench")
+app.add_typer(model_app, name="model")
 for command in (restart, scale, status, batch, doctor):
     app.command()(command)
 app.command("plan")(plan_command)
@@ -187,11 +189,13 @@ def version() -> None:
 async def _run_router(settings: Settings, on_started: Callable[[str], None]) -> None:
     """Serves until cancelled, then drains; `on_started` gets the URL."""
     from serve import server, workers
+    from serve.file_limit import raise_file_limit
     from serve.router import build_app
 
     if settings.server.workers == 1:
         app = build_app(settings)
         server.spare_collector()
+        raise_file_limit()
         await server.run(app, settings.server, on_started=on_started)
     else:
         await workers.run(settings, on_started=on_started)

@@ -15,6 +15,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
+from serve.model_store import complete_model, store_dir
 from serve.settings import EngineSettings, Profile, SettingsError
 
 NO_VLLM = (
@@ -55,6 +58,8 @@ class Machine:
     """Whether the CPU has instructions for it; others need three times as long as for float32."""
     visible_gpus: str | None = None
     """`CUDA_VISIBLE_DEVICES` as it came; None where every GPU may be used."""
+    model_store: Path | None = None
+    """Where pulled models lie; None: they aren't looked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +87,7 @@ def find_machine() -> Machine | None:
             num_cpus=len(os.sched_getaffinity(0)),
             computes_bfloat16=cpu_computes_bfloat16(),
             visible_gpus=os.environ.get("CUDA_VISIBLE_DEVICES"),
+            model_store=store_dir(),
         )
     return None
 
@@ -110,6 +116,7 @@ def engine_command(
     Raises `SettingsError` where the settings ask for what this vLLM build does not have.
     """
     _check(settings, machine)
+    settings = _with_stored_model(settings, machine)
     rust = _uses_rust(settings, machine)
     argv = [sys.executable, "-m", *_program(settings, machine), *_flags(settings, machine, port)]
     env = _environment(settings, machine, rust=rust, index=index)
@@ -119,6 +126,17 @@ def engine_command(
         env=env | settings.env,
         url=f"http://{host}:{port}",
         model=settings.model,
+    )
+
+
+def _with_stored_model(settings: EngineSettings, machine: Machine) -> EngineSettings:
+    """A repository that has been pulled (`serve.model_store`) is served from its directory, so
+    offline; another one vLLM fetches by itself."""
+    if machine.model_store is None or is_local(settings.model):
+        return settings
+    directory = complete_model(machine.model_store, settings.model)
+    return (
+        settings if directory is None else msgspec.structs.replace(settings, model=str(directory))
     )
 
 

@@ -44,7 +44,8 @@ _MEMORY_REMEDY = (
 )
 _MODEL_REMEDY = (
     "Set `engine.model` to a directory with config.json, tokenizer and weights, or to a repository "
-    "on the Hugging Face hub that this machine can reach (or has in its cache)."
+    "on the Hugging Face hub that this machine can reach (or has in its cache), or that `r1-serve "
+    "model pull` has fetched."
 )
 _INSTALL_REMEDY = "`make install` installs it (PROFILE=cpu or PROFILE=gpu chooses the build)."
 
