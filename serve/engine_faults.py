@@ -75,6 +75,28 @@ _RULES: tuple[tuple[re.Pattern[str], str, str], ...] = tuple(
             _MEMORY_REMEDY,
         ),
         (
+            r"(?P<what>Insufficient space in /dev/shm .*? free)",
+            "Too little shared memory: {what}.",
+            "In a container give it more: `--shm-size=1g` or `--ipc=host`; in Kubernetes a memory "
+            "emptyDir at /dev/shm.",
+        ),
+        (
+            r"SafetensorError: (?P<what>.*)",
+            "The model {model} has broken weights: {what}.",
+            "Fetch them again; `r1-serve doctor` names the file.",
+        ),
+        (
+            r"(?P<what>operator torchvision::nms does not exist)",
+            "The installed packages don't match torch: {what}.",
+            "`python -m pip uninstall torchvision torchaudio torchcodec`: a text model needs none.",
+        ),
+        (
+            r"(?P<what>The NVIDIA driver on your system is too old)"
+            r"|(?P<what1>CUDA driver version is insufficient for CUDA runtime version)",
+            "{what}.",
+            "Install a newer driver; `r1-serve doctor` says which.",
+        ),
+        (
             r"is not a local folder and is not a valid model identifier|Repository Not Found"
             r"|Invalid repository ID or local directory|LocalEntryNotFoundError"
             r"|OfflineModeIsEnabled|We couldn't connect to|HFValidationError|Repo id must"

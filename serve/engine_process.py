@@ -254,7 +254,7 @@ def check_port(host: str, port: int, setting: str) -> None:
 def port_holder(port: int) -> str:
     """ ": pid 12 (nginx: master) has it", or nothing where the system doesn't tell."""
     holder = listener(port)
-    return f": pid {holder.pid} ({holder.command}) has it" if holder else ""
+    return f": pid {holder.pid} ({holder.command[:80]}) has it" if holder else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,10 +267,9 @@ def listener(port: int) -> Listener | None:
     """Who listens on the port of any address; None where nobody does or the system doesn't tell."""
     with contextlib.suppress(psutil.Error, OSError):
         for connection in psutil.net_connections("tcp"):
-            listens = connection.status == psutil.CONN_LISTEN and connection.laddr
-            if connection.pid and listens and connection.laddr.port == port:
-                command = " ".join(psutil.Process(connection.pid).cmdline())
-                return Listener(connection.pid, command[:80])
+            address, pid = connection.laddr, connection.pid
+            if connection.status == psutil.CONN_LISTEN and address and address.port == port and pid:
+                return Listener(pid, " ".join(psutil.Process(pid).cmdline()))
     return None
 
 

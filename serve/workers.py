@@ -23,6 +23,7 @@ from pathlib import Path
 
 import msgspec
 
+from serve.file_limit import raise_file_limit
 from serve.router import build_app
 from serve.server import LAST_WORDS_S, ServerError, bind, spare_collector, url_of
 from serve.server import run as run_server
@@ -183,6 +184,7 @@ async def work(assignment: Assignment) -> None:
     share_metrics(assignment.worker)
     app = build_app(assignment.settings, assignment.worker)
     spare_collector()
+    raise_file_limit()
     signals = StopSignals()
     server = assignment.settings.server
     with signals.installed(), _watching_parent(signals, assignment.worker.directory or ""):
