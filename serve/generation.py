@@ -20,6 +20,7 @@ from serve.choice import ChoiceState, ThinkingEnd
 from serve.continuation import COMPLETIONS_PATH, completion_body, obstacle, within_limit
 from serve.describe import EngineInfo
 from serve.errors import ContextLengthExceeded, ServeError, UpstreamError
+from serve.legs import LegKind, Legs
 from serve.plan import Plan
 from serve.presets import BUDGET
 from serve.reasoning import TraceFormat
@@ -45,6 +46,7 @@ MAX_FAILOVERS = 2
 """A request that kills three engines is to blame itself."""
 BROKEN_OFF = frozenset({"abort", "error"})
 """Finish reasons with which vLLM ends what it gives up, when it is stopped above all."""
+_AFTER_CUT: dict[str, LegKind] = {"budget": "budget", "repetition": "breaker"}
 
 Emit = Callable[[list[EngineChoice]], None]
 Forget = Callable[[int], None]
@@ -75,16 +77,25 @@ class Phases(msgspec.Struct, frozen=True):
 
 class Generation:
     """`run()` it, and `close()` it on every path. It takes what its legs bring: `replica.Taker`.
-    What it emits has the index `index`."""
+    What it emits has the index `index`; what is told of its calls goes to `legs`."""
 
     def __init__(
-        self, plan: Plan, replicas: ReplicaSet, request_id: str, *, index: int = 0
+        self,
+        plan: Plan,
+        replicas: ReplicaSet,
+        request_id: str,
+        *,
+        index: int = 0,
+        legs: Legs | None = None,
     ) -> None:
         self._plan = plan
         self._replicas = replicas
         self._index = index
         self._headers = {"x-request-id": request_id}
+        self._legs = Legs() if legs is None else legs.of(index)
         self._lease: Lease | None = None
+        self._num_before = 0
+        """Tokens that the leg began with."""
         self._emit: Emit
         self._feed: Callable[[bytes], list[bytes]]
         self._decode: Callable[[bytes], EngineChunk]
@@ -171,6 +182,7 @@ class Generation:
     async def _recovery(self) -> None:
         """A leg to the answer, or its rest, to which the last leg didn't come."""
         choice, lease = self._choice, self._lease
+        self._legs.kind = _AFTER_CUT.get(choice.cut or "", "recovery")
         if lease is not None:
             lease.close()
             left = max(1, self._plan.max_tokens - choice.num_tokens)
@@ -182,15 +194,20 @@ class Generation:
         await self._continuation()
 
     async def _run_leg(self, path: str, body_for: Callable[[EngineInfo], bytes]) -> None:
-        lease = await self._replicas.open(
-            self._plan.model,
-            path,
-            body_for,
-            headers=self._headers,
-            avoid=self._failed,
-            affinity=self._plan.affinity,
-            taker=self,
-        )
+        try:
+            lease = await self._replicas.open(
+                self._plan.model,
+                path,
+                body_for,
+                headers=self._headers,
+                avoid=self._failed,
+                affinity=self._plan.affinity,
+                taker=self,
+                legs=self._legs,
+            )
+        finally:
+            if self._lease is not None and self._lease.leg is not None:
+                self._lease.leg.num_tokens = max(0, self._choice.num_tokens - self._num_before)
         choice = self._choice
         if self._complete and (choice.ended or choice.cut):
             lease.reply.detach()
@@ -207,6 +224,7 @@ class Generation:
         if self.num_failovers >= MAX_FAILOVERS or not self._replicas.may_retry():
             raise broken
         self.num_failovers += 1
+        self._legs.kind = "failover"
         field = self._obstacle() if self._prompt_ids else "return_token_ids"
         if self._begun and field is None:
             return self._continuation
@@ -224,7 +242,7 @@ class Generation:
         return obstacle(self._plan, grammar_begun=splitter.answered or not trace.split_by_engine)
 
     def hold(self, lease: Lease) -> None:
-        self._lease = lease
+        self._lease, self._num_before = lease, self._choice.num_tokens
         self._feed, self._complete = SSEDecoder().feed, False
         self._decode = decode_text_chunk if self._continues else decode_chunk
         if self._paused:

@@ -17,6 +17,7 @@ from serve.describe import EngineInfo, describe, expect_ok
 from serve.engine_reply import Reply
 from serve.errors import ServeError, UpstreamError, UpstreamTimeout
 from serve.health import Health, StallWatch, State
+from serve.legs import Leg
 from serve.load import EngineLoad, parse_load
 from serve.settings import RouterSettings
 from serve.upstream import EngineClient, EngineStopping, is_clients_fault, refusal
@@ -51,12 +52,15 @@ class Lease:
         "_paused",
         "_reply",
         "info",
+        "leg",
         "replica",
     )
 
-    def __init__(self, replica: Replica, info: EngineInfo) -> None:
+    def __init__(self, replica: Replica, info: EngineInfo, leg: Leg | None = None) -> None:
         self.replica = replica
         self.info = info
+        self.leg = leg
+        """What is told of the call."""
         self._reply: Reply | None = None
         self._accepted = False
         self._failed = False
@@ -86,6 +90,8 @@ class Lease:
         this one has all that it wants. Raises `ServeError`, also where the engine refuses, and what
         the taker raises; nothing is left running then."""
         sink = None if taker is None else taker.take
+        if self.leg is not None and self.leg.headers:
+            headers = {**(headers or {}), **self.leg.headers}
         try:
             reply = await self.replica.client.request(
                 "POST", path, body, headers, sink=sink, hold=self._hold
@@ -94,13 +100,17 @@ class Lease:
                 raise refusal(reply.status, await reply.read_all())
             self._accepted = True
         except BaseException as exc:
+            self._note_end(exc)
             self._end(self.replica.judge(exc))
             raise
+        if taker is not None:
+            self._note_end()
 
     def failed(self, error: Exception) -> None:
         """The stream broke by the replica's fault, as its reader understood: an error event, or
         bytes that made no sense. What the connection itself saw needs no telling."""
         self._failed = True
+        self._note_end(error)
         self.replica.last_error = str(error)
 
     def pause(self) -> None:
@@ -124,8 +134,13 @@ class Lease:
         if self._paused:
             reply.pause()
 
+    def _note_end(self, error: BaseException | None = None) -> None:
+        if self.leg is not None:
+            self.leg.end(error)
+
     def _end(self, good: bool | None) -> None:
         self._open = False
+        self._note_end()
         if self._reply is not None:
             self._reply.close()
         self.replica.ended(self._epoch, good)

@@ -20,6 +20,7 @@ from serve.balancing import make_policy
 from serve.describe import EngineInfo
 from serve.discovery import make_source
 from serve.errors import NotReady, ServeError
+from serve.legs import Legs
 from serve.replica import Lease, Replica, Taker
 from serve.retries import RetryBudget
 from serve.settings import RouterSettings
@@ -129,9 +130,11 @@ class ReplicaSet:
         avoid: Collection[Replica] = (),
         affinity: bytes | None = None,
         taker: Taker | None = None,
+        legs: Legs | None = None,
     ) -> Lease:
         """Posts to a replica of `model`, one of `avoid` only where there is no other; the lease
-        holds the open reply (status 200), which `taker`, if there is one, has taken.
+        holds the open reply (status 200), which `taker`, if there is one, has taken. Each try is
+        one of `legs`.
 
         What fails by a replica's fault before anything of it was taken is sent to another one, up
         to `MAX_ATTEMPTS` in all and within the budget of retries; finding nobody at an address
@@ -145,7 +148,8 @@ class ReplicaSet:
         while True:
             replica, info = self.choose(model, (*avoid, *tried), affinity)
             message = body_for(info)
-            lease = Lease(replica, info)
+            leg = None if legs is None else legs.begin(replica.url)
+            lease = Lease(replica, info, leg)
             if taker is not None:
                 taker.hold(lease)
             try:

@@ -15,6 +15,7 @@ from typing import Protocol
 import msgspec
 
 from serve.generation import Emit, Forget, Generation, Phases, Usage
+from serve.legs import Legs
 from serve.plan import Plan
 from serve.replicas import ReplicaSet
 
@@ -42,12 +43,13 @@ class Several:
         request_id: str,
         slots: Slots,
         *,
+        legs: Legs | None = None,
         num_members: int | None = None,
     ) -> None:
         self._slots = slots
         self._num_slots = 1
         self.members = [
-            Generation(_member_plan(plan, i), replicas, f"{request_id}-{i}", index=i)
+            Generation(_member_plan(plan, i), replicas, f"{request_id}-{i}", index=i, legs=legs)
             for i in range(plan.num_choices if num_members is None else num_members)
         ]
 

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from serve.answer import AnswerForm, extract_answer
 from serve.errors import InvalidRequest, ServeError
 from serve.generation import Emit, Forget, Generation
+from serve.legs import Legs
 from serve.plan import Plan
 from serve.replicas import ReplicaSet
 from serve.several import Several, Slots
@@ -40,9 +41,11 @@ class Vote(Several):
         request_id: str,
         slots: Slots,
         checker: SymbolicChecker,
+        *,
+        legs: Legs | None = None,
     ) -> None:
         votes = plan.votes or Votes(n=plan.num_choices)
-        super().__init__(plan, replicas, request_id, slots, num_members=votes.n)
+        super().__init__(plan, replicas, request_id, slots, legs=legs, num_members=votes.n)
         self._form: AnswerForm = votes.answer_form or "none"
         self.tally = Tally(votes, self._form)
         self._checker = checker
