@@ -36,6 +36,11 @@ class Claim:
     who: int = 0
 
 
+def class_of(priority: int) -> str:
+    """Interactive work, whose latency people feel, or batch."""
+    return "batch" if priority >= BATCH_PRIORITY else "interactive"
+
+
 def priority_of(asked: int | None, service_tier: str | None, best: int | None) -> int:
     """A request's priority by what it says itself; `best` is the best its key may have."""
     if asked is None:
@@ -127,7 +132,7 @@ class Gate:
 class Admission:
     """One request's way through the gate: `async with` holds its slot, or slots."""
 
-    __slots__ = ("_gate", "_num_more", "claim", "waited_s")
+    __slots__ = ("_gate", "_num_more", "claim", "queued_s", "waited_s")
 
     def __init__(self, gate: Gate, claim: Claim) -> None:
         self._gate = gate
@@ -135,6 +140,8 @@ class Admission:
         self._num_more = 0
         self.waited_s: float | None = None
         """From the gate to a slot; None for one that got none."""
+        self.queued_s = 0.0
+        """The same, also of one that got none."""
 
     async def __aenter__(self) -> Self:
         account, began_s = self.claim.account, self._gate.clock()
@@ -148,7 +155,9 @@ class Admission:
                 if isinstance(exc, TooManyRequests):
                     account.refund()
             raise
-        self.waited_s = self._gate.clock() - began_s
+        finally:
+            self.queued_s = self._gate.clock() - began_s
+        self.waited_s = self.queued_s
         return self
 
     async def __aexit__(

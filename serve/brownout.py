@@ -19,7 +19,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 
-from serve.admission import BATCH_PRIORITY
+from serve.admission import BATCH_PRIORITY, class_of
 from serve.lengths import UsualLengths
 from serve.settings import BrownoutSettings
 
@@ -28,8 +28,7 @@ RISE_S = 1.0
 HYSTERESIS = 0.15
 """A level stays as long as the pressure is lower by no more than this than what raises to it."""
 
-_INTERACTIVE, _BATCH = "interactive", "batch"
-_CLASSES = {_INTERACTIVE: BATCH_PRIORITY - 1, _BATCH: BATCH_PRIORITY}
+_CLASSES = {class_of(last): last for last in (BATCH_PRIORITY - 1, BATCH_PRIORITY)}
 """Class → the priority of the last of it that is looked at."""
 
 
@@ -87,12 +86,12 @@ class Brownout:
         midway = (settings.start + settings.full) / 2
         self._levels = {
             name: Level(start, settings.full, settings.recovery_s)
-            for name, start in ((_INTERACTIVE, midway), (_BATCH, settings.start))
+            for name, start in zip(_CLASSES, (midway, settings.start), strict=True)
         }
 
     def level(self, priority: int = 0) -> float:
         """From 0 to 1, as of now, for requests with this priority."""
-        return self._level(_BATCH if priority >= BATCH_PRIORITY else _INTERACTIVE)
+        return self._level(class_of(priority))
 
     def levels(self) -> Mapping[str, float]:
         """Of each class, by name."""

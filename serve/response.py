@@ -16,19 +16,14 @@ from fastapi import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from serve import sse
-from serve.admission import Admission
+from serve.admission import Admission, class_of
 from serve.drain import Drain
-from serve.errors import (
-    FAILED,
-    ClientGone,
-    InvalidRequest,
-    NotReady,
-    ServeError,
-    TooManyRequests,
-)
+from serve.errors import FAILED, ClientGone, NotReady, ServeError, TooManyRequests
 from serve.generation import Usage
 from serve.http import ClientLine, client_line
-from serve.telemetry import Stopwatch, Telemetry
+from serve.record import Record
+from serve.telemetry import Telemetry
+from serve.visit import Visit
 
 log = logging.getLogger(__name__)
 
@@ -85,13 +80,14 @@ class EngineResponse(Response, abc.ABC):
     route: ClassVar[str]
 
     def __init__(
-        self, admission: Admission, telemetry: Telemetry, watch: Stopwatch, preset: str
+        self, admission: Admission, telemetry: Telemetry, visit: Visit, preset: str
     ) -> None:
         self.status_code = 200
         self.background = None
         self.admission = admission
         self.telemetry = telemetry
-        self.watch = watch
+        self.visit = visit
+        self.watch = visit.watch
         self.preset = preset
         self.started = False
         """Whether the reply's first byte has gone out."""
@@ -113,11 +109,18 @@ class EngineResponse(Response, abc.ABC):
         """What ends a stream that has begun."""
         return sse.encode(error.body())
 
+    def tell(self, record: Record) -> None:
+        """As `record.Told`."""
+        record.preset = self.preset or None
+        record.priority = self.admission.claim.priority
+        record.queued_ms = round(self.admission.queued_s * 1000, 3)
+
     def ended(self, outcome: str) -> None:
         """Records the end, and charges it to the key that asked."""
-        self.telemetry.record(self.watch, self.route, self.preset, outcome)
+        urgency = class_of(self.admission.claim.priority)
+        self.telemetry.record(self.watch, self.route, self.preset, urgency, outcome)
         if self.admission.waited_s is not None:
-            self.telemetry.admitted(self.admission.waited_s)
+            self.telemetry.admitted(urgency, self.admission.waited_s)
         if self.admission.key_name is not None:
             usage = self.used()
             self.admission.charge(usage.prompt_tokens + usage.completion_tokens)
@@ -139,7 +142,8 @@ class EngineResponse(Response, abc.ABC):
         except ClientGone:
             outcome = "client_gone"
         except ServeError as exc:
-            outcome = "error" if self.started else outcome_of(exc)
+            self.visit.failed(exc)
+            outcome = "error" if self.started else self.visit.outcome
             if isinstance(exc, TooManyRequests | NotReady):
                 self.telemetry.rejected(exc.reason)
             if not self.started:
@@ -149,15 +153,13 @@ class EngineResponse(Response, abc.ABC):
             if not self.started:
                 raise
             log.exception("%s failed in mid-stream", self.route)
-            await send(body_part(self.error_event(ServeError(FAILED)), more=False))
+            self.visit.failed(error := ServeError(FAILED))
+            await send(body_part(self.error_event(error), more=False))
         finally:
+            self.visit.outcome = outcome
+            if self.started:
+                self.visit.status = self.status_code
             self.ended(outcome)
-
-
-def outcome_of(error: ServeError) -> str:
-    if isinstance(error, InvalidRequest):
-        return "invalid"
-    return "rejected" if isinstance(error, TooManyRequests | NotReady) else "error"
 
 
 def body_part(data: bytes, *, more: bool) -> Message:

@@ -86,10 +86,14 @@ class Telemetry:
             "r1_tokens", "Tokens by kind: prompt, reasoning, answer.", ("preset", "kind")
         )
         self._first_token = self._histogram(
-            "r1_time_to_first_token_seconds", "Request to first text, thinking or answer."
+            "r1_time_to_first_token_seconds",
+            "Request to first text, thinking or answer.",
+            labels=("preset", "class"),
         )
         self._first_answer = self._histogram(
-            "r1_time_to_first_answer_seconds", "Request to first text of the answer."
+            "r1_time_to_first_answer_seconds",
+            "Request to first text of the answer.",
+            labels=("preset", "class"),
         )
         self._duration = self._histogram(
             "r1_request_seconds", "Request to last byte, of those that ended well."
@@ -119,11 +123,8 @@ class Telemetry:
         self._failovers = Counter(
             "r1_failovers", "Times a reply had to go on on another engine.", registry=self.registry
         )
-        self._queue_time = Histogram(
-            "r1_queue_seconds",
-            "Wait for a slot, about 0 where one was free.",
-            buckets=_SECONDS,
-            registry=self.registry,
+        self._queue_time = self._histogram(
+            "r1_queue_seconds", "Wait for a slot, about 0 where one was free.", labels=("class",)
         )
         self._rejections = self._counter(
             "r1_rejections", "Requests refused with 429, 503 or 401, by reason.", ("reason",)
@@ -143,21 +144,25 @@ class Telemetry:
                 self.registry.register(collector)
 
     def _histogram(
-        self, name: str, text: str, buckets: Sequence[float] = _SECONDS
+        self,
+        name: str,
+        text: str,
+        buckets: Sequence[float] = _SECONDS,
+        labels: Sequence[str] = ("preset",),
     ) -> Labelled[Histogram]:
-        metric = Histogram(name, text, ("preset",), buckets=buckets, registry=self.registry)
-        return Labelled(metric)
+        return Labelled(Histogram(name, text, labels, buckets=buckets, registry=self.registry))
 
     def _counter(self, name: str, text: str, labels: Sequence[str]) -> Labelled[Counter]:
         return Labelled(Counter(name, text, labels, registry=self.registry))
 
-    def record(self, watch: Stopwatch, route: str, preset: str, outcome: str) -> None:
-        """The end of a request. `outcome`: ok, invalid, rejected, error or client_gone."""
+    def record(self, watch: Stopwatch, route: str, preset: str, urgency: str, outcome: str) -> None:
+        """The end of a request. `urgency` is `admission.class_of` it; `outcome`: ok, invalid,
+        rejected, unavailable, error or client_gone."""
         self._requests(route, preset, outcome).inc()
         if watch.first_token_s is not None:
-            self._first_token(preset).observe(watch.first_token_s)
+            self._first_token(preset, urgency).observe(watch.first_token_s)
         if watch.first_answer_s is not None:
-            self._first_answer(preset).observe(watch.first_answer_s)
+            self._first_answer(preset, urgency).observe(watch.first_answer_s)
         if outcome == "ok":
             self._duration(preset).observe(watch.elapsed_s())
 
@@ -197,9 +202,9 @@ class Telemetry:
             self._agreement(preset).observe(tally.share)
             self._samples(preset).observe(len(tally.ballots))
 
-    def admitted(self, waited_s: float) -> None:
+    def admitted(self, urgency: str, waited_s: float) -> None:
         """A request that got a slot after so long."""
-        self._queue_time.observe(waited_s)
+        self._queue_time(urgency).observe(waited_s)
 
     def rejected(self, reason: str) -> None:
         self._rejections(reason).inc()

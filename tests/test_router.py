@@ -528,7 +528,7 @@ async def test_metrics_count_requests_and_tokens(router: RunningRouter) -> None:
     assert 'r1_requests_total{outcome="ok",preset="math",route="/v1/chat/completions"} 1.0' in text
     reasoning = float(details["reasoning_tokens"])
     assert f'r1_tokens_total{{kind="reasoning",preset="math"}} {reasoning}' in text
-    assert 'r1_time_to_first_answer_seconds_count{preset="math"} 1.0' in text
+    assert 'r1_time_to_first_answer_seconds_count{class="interactive",preset="math"} 1.0' in text
     assert "r1_in_flight 0.0" in text
     assert "r1_replicas_ready 1.0" in text
 

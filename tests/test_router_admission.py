@@ -312,7 +312,7 @@ async def test_who_finds_no_slot_waits_for_one() -> None:
         assert [reply.status_code for reply in await replies] == [200] * 30
         text = (await router.http.get("/metrics")).text
         assert "r1_queue_depth 0.0" in text
-        assert "r1_queue_seconds_count 30.0" in text
+        assert 'r1_queue_seconds_count{class="interactive"} 30.0' in text
 
 
 @pytest.mark.parametrize("stream", [True, False])

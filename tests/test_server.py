@@ -62,7 +62,7 @@ async def test_a_draining_router_answers_on_new_connections_and_sends_new_work_a
             assert int(refused.headers["retry-after"]) >= 1
         assert [reply.status_code for reply in alive] == [200, 200]
         assert {reply.headers["connection"] for reply in (ready, chat, *alive)} == {"close"}
-        assert 'outcome="rejected"' in alive[1].text
+        assert 'outcome="unavailable"' in alive[1].text
         assert not stream.done()
         engine.wedge(False)
         assert (await stream).text.endswith("data: [DONE]\n\n")

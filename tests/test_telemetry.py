@@ -72,7 +72,8 @@ async def test_tokens_of_both_phases_are_measured(router: RunningRouter) -> None
     answered = usage["completion_tokens"] - thought
     assert await metric(router, "r1_answer_tokens_sum", preset="code") == answered
     assert await metric(router, "r1_thinking_budget_tokens_sum", preset="code") == 16384
-    assert await metric(router, "r1_time_to_first_answer_seconds_count", preset="code") == 1
+    labels = {"preset": "code", "class": "interactive"}
+    assert await metric(router, "r1_time_to_first_answer_seconds_count", **labels) == 1
 
 
 async def test_votes_are_measured_and_their_answers_not_logged(
@@ -129,7 +130,7 @@ async def test_requests_that_no_reply_was_made_for_are_counted(router: RunningRo
     for replica in router.router.replicas.replicas:
         replica.health.drain()
     assert (await router.chat()).status_code == 503
-    assert await metric(router, "r1_requests_total", outcome="rejected", **labels) == 1
+    assert await metric(router, "r1_requests_total", outcome="unavailable", **labels) == 1
     assert await metric(router, "r1_rejections_total", reason="not_ready") == 1
 
 
