@@ -65,7 +65,7 @@ format:  ## mend what ruff can mend
 .PHONY: k8s-check
 k8s-check:  ## the Kubernetes manifests against the settings and what is pinned
 	$(install) --profile router --dev
-	@exec $(BIN)/python -m pytest tests/test_k8s.py $(ARGS)
+	@exec $(BIN)/python -m pytest tests/k8s $(ARGS)
 
 .PHONY: bench
 bench:  ## quick: a load test of the demo model with a page and pictures, and the router's cost

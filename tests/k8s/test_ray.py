@@ -1,4 +1,4 @@
-"""k8s/kuberay.yaml: its parts agree with one another, with the settings and with what is pinned.
+"""k8s/components/ray: its parts agree with one another, with the settings and with what is pinned.
 
 What Kubernetes and KubeRay themselves would refuse is found here only in part: misspelt keys of the
 RayCluster's own levels, not those of the pods in it, no wrong types, and nothing that shows at run
@@ -18,12 +18,14 @@ from serve import __version__
 from serve.commands import validated
 from serve.engine_keeper import STOP_MARGIN_S
 from serve.settings import Settings, load_settings
+from tests.k8s.manifests import K8S, ROOT, env
 
-ROOT = Path(__file__).parent.parent
+COMPONENT = K8S / "components" / "ray"
+KUSTOMIZATION = yaml.safe_load((COMPONENT / "kustomization.yaml").read_text())
 OBJECTS: dict[tuple[str, str], Any] = {
     (it["kind"], it["metadata"]["name"]): it
-    for it in yaml.safe_load_all((ROOT / "k8s" / "kuberay.yaml").read_text())
-    if it is not None
+    for name in KUSTOMIZATION["resources"]
+    for it in yaml.safe_load_all((COMPONENT / name).read_text())
 }
 CLUSTER = OBJECTS["RayCluster", "r1-serve"]
 SPEC = CLUSTER["spec"]
@@ -52,11 +54,9 @@ others without a word."""
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+def settings() -> Settings:
     """As the head reads them."""
-    path = tmp_path_factory.mktemp("etc") / "ray.toml"
-    path.write_text(OBJECTS["ConfigMap", "r1-serve"]["data"]["ray.toml"])
-    return validated(load_settings(path))
+    return validated(load_settings(COMPONENT / "ray.toml"))
 
 
 def mounted(pod: dict[str, Any], container: dict[str, Any], path: str) -> dict[str, Any]:
@@ -64,10 +64,6 @@ def mounted(pod: dict[str, Any], container: dict[str, Any], path: str) -> dict[s
     (name,) = [it["name"] for it in container["volumeMounts"] if it["mountPath"] == path]
     (volume,) = [it for it in pod["volumes"] if it["name"] == name]
     return dict(volume)
-
-
-def env(container: dict[str, Any]) -> dict[str, str]:
-    return {it["name"]: it["value"] for it in container["env"]}
 
 
 def port_of(container: dict[str, Any], name: str | int) -> int:
@@ -90,7 +86,9 @@ def test_the_router_finds_its_settings_and_its_keys(settings: Settings) -> None:
     command = ROUTER["args"][0].splitlines()[-1]
     path = Path(re.fullmatch(r"exec r1-serve up --config (\S+)", command)[1])
     volume = mounted(HEAD, ROUTER, str(path.parent))
-    assert path.name in OBJECTS["ConfigMap", volume["configMap"]["name"]]["data"]
+    (generated,) = KUSTOMIZATION["configMapGenerator"]
+    assert volume["configMap"]["name"] == generated["name"]
+    assert path.name in generated["files"]
     keys = Path(settings.server.keys_file or "")
     assert keys.name == "keys.toml"
     assert mounted(HEAD, ROUTER, str(keys.parent))["secret"]["secretName"] == "r1-serve-keys"

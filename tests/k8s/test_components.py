@@ -1,0 +1,139 @@
+"""k8s/components: the model's volume, autoscaling, and the ways in from outside."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import urlsplit
+
+import pytest
+
+from serve.settings import AutoscaleSettings
+from tests.k8s.manifests import containers, main_container, mounted, render
+
+MODEL = "/models/DeepSeek-R1-Distill-Qwen-1.5B"
+
+
+@pytest.mark.parametrize("variant", ["edge", "gpu"])
+def test_engines_serve_what_the_job_pulls(variant: str) -> None:
+    """To the same directory of the same volume, which they only read."""
+    manifests = render(variant)
+    job, engine = manifests.pod("r1-model-downloader"), manifests.pod("r1-engine")
+    assert main_container(job)["command"][-1] == MODEL
+    assert main_container(engine)["args"][0] == MODEL == manifests.settings().engine.model
+    claims = {
+        mounted(template, container, "/models")["persistentVolumeClaim"]["claimName"]
+        for template in (job, engine)
+        for container in containers(template)
+    }
+    assert claims == {"r1-models"}
+    assert manifests.one("PersistentVolumeClaim", "r1-models")
+    for container in containers(engine):
+        (mount,) = [it for it in container["volumeMounts"] if it["mountPath"] == "/models"]
+        assert mount["readOnly"] is True
+
+
+@pytest.mark.parametrize("variant", ["edge", "gpu"])
+def test_an_engine_waits_until_the_model_is_whole(variant: str) -> None:
+    """A Job and a Deployment have no order among them."""
+    (wait,) = render(variant).pod("r1-engine")["spec"]["initContainers"]
+    _sh, _c, script, directory = wait["command"]
+    assert directory == MODEL
+    assert re.fullmatch(r'until r1-serve model verify "\$0"; do sleep \d+; done', script)
+
+
+@pytest.mark.parametrize("variant", ["edge", "gpu"])
+def test_the_files_belong_to_who_reads_them(variant: str) -> None:
+    """Else each mount would change the group of them all, back and forth."""
+    manifests = render(variant)
+    contexts = [
+        manifests.pod(name)["spec"]["securityContext"]
+        for name in ("r1-engine", "r1-model-downloader")
+    ]
+    assert contexts[0] == contexts[1]
+
+
+def test_a_second_apply_finds_no_old_job() -> None:
+    """A Job's pods can't be changed, and `apply` would fail on the next version."""
+    job = render("gpu").one("Job", "r1-model-downloader")["spec"]
+    assert job["ttlSecondsAfterFinished"] <= 3600
+    assert job["template"]["spec"]["restartPolicy"] == "OnFailure"
+
+
+def test_one_box_keeps_the_model_on_its_own_disk() -> None:
+    """In k3s's class of volumes, which one node mounts."""
+    claim = render("edge").one("PersistentVolumeClaim", "r1-models")["spec"]
+    assert claim["storageClassName"] == "local-path"
+    assert claim["accessModes"] == ["ReadWriteOnce"]
+    shared = render("gpu").one("PersistentVolumeClaim", "r1-models")["spec"]
+    assert shared["accessModes"] == ["ReadWriteMany"]
+
+
+def test_engines_are_scaled_by_their_requests() -> None:
+    """Running and waiting, by the number that `r1-serve up` scales by, too."""
+    manifests = render("gpu+autoscaling-keda")
+    (scaled,) = manifests.of("ScaledObject")
+    spec = scaled["spec"]
+    (trigger,) = spec["triggers"]
+    assert trigger["type"] == "prometheus"
+    query = trigger["metadata"]["query"]
+    assert {"vllm:num_requests_running", "vllm:num_requests_waiting", "r1_queue_depth"} == set(
+        re.findall(r"sum\(([a-z0-9_:]+)", query)
+    )
+    assert set(re.findall(r'namespace="([^"]*)"', query)) == {"r1-serve"}
+    target = AutoscaleSettings().target_requests_per_replica
+    assert float(trigger["metadata"]["threshold"]) == target
+    assert trigger["metricType"] == "AverageValue"
+
+
+def test_prometheus_that_is_gone_scales_nothing_down() -> None:
+    """No data is an error, and then the number stays."""
+    (scaled,) = render("gpu+autoscaling-keda").of("ScaledObject")
+    spec = scaled["spec"]
+    assert spec["triggers"][0]["metadata"]["ignoreNullValues"] == "false"
+    assert spec["fallback"]["behavior"] == "currentReplicasIfHigher"
+    assert spec["fallback"]["replicas"] == spec["minReplicaCount"]
+
+
+def test_an_apply_leaves_the_number_to_the_autoscaler() -> None:
+    """A number in the Deployment would set it back each time."""
+    manifests = render("gpu+autoscaling-keda")
+    (scaled,) = manifests.of("ScaledObject")
+    target = scaled["spec"]["scaleTargetRef"]["name"]
+    assert "replicas" not in manifests.one("Deployment", target)["spec"]
+    assert scaled["spec"]["minReplicaCount"] >= 2
+
+
+@pytest.mark.parametrize("component", ["ingress", "gateway"])
+def test_the_ways_in_lead_to_the_router(component: str) -> None:
+    """To a port that its Service has."""
+    manifests = render(f"gpu+{component}")
+    (port,) = manifests.one("Service", "r1-router")["spec"]["ports"]
+    if component == "ingress":
+        (rule,) = manifests.one("Ingress", "r1-router")["spec"]["rules"]
+        (path,) = rule["http"]["paths"]
+        service = path["backend"]["service"]
+        assert service == {"name": "r1-router", "port": {"name": port["name"]}}
+    else:
+        (rule,) = manifests.one("HTTPRoute", "r1-router")["spec"]["rules"]
+        assert rule["backendRefs"] == [{"name": "r1-router", "port": port["port"]}]
+
+
+def test_streams_pass_unbuffered_and_to_their_end() -> None:
+    """The router is the one who ends what is silent for too long."""
+    manifests = render("gpu+gateway+ingress")
+    settings = manifests.settings()
+    silent_s = settings.router.idle_timeout_s + settings.router.queue_timeout_s
+    notes = manifests.one("Ingress", "r1-router")["metadata"]["annotations"]
+    nginx = {key.rpartition("/")[2]: value for key, value in notes.items()}
+    assert nginx["proxy-buffering"] == nginx["proxy-next-upstream"] == "off"
+    assert float(nginx["proxy-read-timeout"]) > silent_s
+    assert nginx["proxy-body-size"] == f"{settings.server.max_body_bytes // 2**20}m"
+    (rule,) = manifests.one("HTTPRoute", "r1-router")["spec"]["rules"]
+    assert rule["timeouts"] == {"request": "1h", "backendRequest": "1h"}
+
+
+def test_prometheus_is_asked_where_the_policies_let_it_in() -> None:
+    """The scraper that may reach the engines is the one that KEDA asks."""
+    (scaled,) = render("gpu+autoscaling-keda").of("ScaledObject")
+    host = urlsplit(scaled["spec"]["triggers"][0]["metadata"]["serverAddress"]).hostname or ""
+    assert host.split(".")[1] == "monitoring"
