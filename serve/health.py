@@ -26,7 +26,7 @@ class State(enum.Enum):
     EJECTED = "ejected"
     HALF_OPEN = "half-open"
     DRAINING = "draining"
-    """Open streams go on; there is no way back."""
+    """Open streams go on, nothing new comes."""
 
 
 class Health:
@@ -70,6 +70,10 @@ class Health:
 
     def drain(self) -> None:
         self._draining = True
+
+    def rejoin(self) -> None:
+        """It stays after all; what was found out meanwhile holds."""
+        self._draining = False
 
     def begin(self, now_s: float) -> int:
         """A request is sent."""

@@ -50,6 +50,8 @@ class ReplicaSet:
         self.leaving: list[Replica] = []
         """Taken out of the set, with streams still open."""
         self.replicas: list[Replica] = []
+        self._urls: dict[str, None] = {}
+        """Of those that the source names."""
         self.update(self._source.initial())
 
     # ---- what there is ----
@@ -74,12 +76,27 @@ class ReplicaSet:
         return {info.model: info for replica in self.ready if (info := replica.info)}
 
     def update(self, urls: Sequence[str]) -> None:
-        """Makes the set consist of `urls`: new ones are probed, others leave it."""
-        kept = {replica.url: replica for replica in self.replicas}
-        gone = [replica for url, replica in kept.items() if url not in urls]
-        self.replicas = [kept.get(url) or self._add(url) for url in dict.fromkeys(urls)]
+        """Makes the set consist of `urls`: new ones are probed, one that is about to leave stays
+        after all, the others leave. Those that are ready stay until one of `urls` is: an engine
+        that is told to end soon is better than none."""
+        known = {replica.url: replica for replica in (*self.replicas, *self.leaving)}
+        self._urls = dict.fromkeys(urls)
+        named = [known.get(url) or self._add(url) for url in self._urls]
+        for replica in [it for it in self.leaving if it.url in self._urls]:
+            self.leaving.remove(replica)
+            replica.health.rejoin()
+        self.replicas = named + [it for it in self.replicas if it.url not in self._urls]
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Those that `update` didn't name leave, as soon as it can be."""
+        gone = [replica for replica in self.replicas if replica.url not in self._urls]
+        named = [replica for replica in self.replicas if replica.url in self._urls]
+        if named and not any(replica.ready for replica in named):
+            gone = [replica for replica in gone if not replica.ready]
         for replica in gone:
             log.info("replica %s leaves, %d in flight", replica.url, replica.num_in_flight)
+            self.replicas.remove(replica)
             replica.health.drain()
             self.leaving.append(replica)
 
@@ -224,6 +241,7 @@ class ReplicaSet:
         while True:
             for replica in (*self.replicas, *self.leaving):
                 replica.sweep(loop.time())
+            self._let_go()
             for replica in [it for it in self.leaving if not it.num_in_flight]:
                 self._end(replica)
             await asyncio.sleep(min(self._settings.probe_interval_s, MAX_SWEEP_INTERVAL_S))

@@ -50,8 +50,7 @@ class StateCollector(Collector):
         yield from self._of_replicas()
 
     def _of_replicas(self) -> Iterator[Metric]:
-        here = self._set.replicas
-        leaving = [it for it in self._set.leaving if it.url not in {other.url for other in here}]
+        here, leaving = self._set.replicas, self._set.leaving
         yield _gauge("r1_replicas", "Replicas known.", {(): len(here)})
         yield _gauge("r1_replicas_ready", "Replicas in rotation.", {(): len(self._set.ready)})
         up: _Values = {(it.url,): int(it.ready) for it in (*here, *leaving)}

@@ -120,12 +120,16 @@ def test_what_began_before_the_ejection_says_nothing_after_it() -> None:
     assert health.state(now_s) is State.READY
 
 
-def test_draining_is_for_good() -> None:
+def test_who_drains_takes_no_work_until_it_is_back() -> None:
+    """Whatever its probes say; what they said counts afterwards."""
     health = ready_health()
-    health.drain()
-    health.reached()
-    assert health.state(0) is State.DRAINING
-    assert not health.takes_work(0)
+    for probe, state in ((health.lost, State.UNKNOWN), (health.reached, State.READY)):
+        health.drain()
+        probe()
+        assert health.state(0) is State.DRAINING
+        assert not health.takes_work(0)
+        health.rejoin()
+        assert health.state(0) is state
 
 
 EVENTS = st.lists(

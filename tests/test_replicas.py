@@ -448,6 +448,51 @@ async def test_a_replica_that_leaves_ends_its_streams_in_peace() -> None:
     await eventually(lambda: len(asyncio.all_tasks()) == before)
 
 
+async def test_a_replica_that_is_named_again_goes_on_where_it_was() -> None:
+    """Name servers with caches of their own tell the old set and the new in turns."""
+    async with stand_ins(2, LONG) as engines, replicas_over(*engines) as replicas:
+        one, two = replicas.replicas
+        info = one.info
+        assert info is not None
+        lease = await post(one, info, body(max_tokens=50)(None))
+        for _ in range(3):
+            replicas.update([two.url])
+            assert replicas.ready == [two]
+            replicas.update([one.url, two.url])
+            assert replicas.ready == [one, two]
+            assert not replicas.leaving
+            assert one.num_in_flight == 1
+        assert (await lease.reply.read_all()).rstrip().endswith(b"data: [DONE]")
+        lease.close()
+
+
+async def test_the_last_ready_replica_stays_until_its_successor_is_ready() -> None:
+    """Not one request is refused where a name's only address is replaced by another."""
+    async with stand_ins(2) as engines:
+        old, new = engines
+        await new.stop()
+        async with replicas_over(old) as replicas:
+            replicas.update([new.url])
+            assert [it.url for it in replicas.replicas] == [new.url, old.url]
+            await serve_one(replicas)
+            await new.start()
+            while len(replicas.replicas) > 1:
+                await serve_one(replicas)
+            assert (await serve_one(replicas)).url == new.url
+            await eventually(lambda: not replicas.leaving)
+
+
+async def test_a_replica_that_is_out_leaves_at_once() -> None:
+    """And where nothing is named any more, the ready ones do too."""
+    async with stand_ins(2) as engines, replicas_over(*engines) as replicas:
+        await engines[0].stop()
+        await eventually(lambda: len(replicas.ready) == 1)
+        replicas.update(["http://127.0.0.1:9"])
+        assert [it.url for it in replicas.replicas] == ["http://127.0.0.1:9", engines[1].url]
+        replicas.update([])
+        assert not replicas.replicas
+
+
 async def test_the_router_follows_a_file_of_engines(tmp_path: Path) -> None:
     """Engines are added and removed under way; series of the removed go away."""
     path = tmp_path / "engines"
