@@ -11,14 +11,16 @@ import msgspec
 from serve.presets import BUDGET, Preset, PresetBook
 from serve.protocol import ChatRequest
 
+BudgetSource = Literal[
+    "request", "reasoning_effort", "preset", "answer_reserve", "brownout", "none"
+]
+
 
 class Budget(msgspec.Struct, frozen=True):
     """At most so many tokens of thinking; None is no limit. `source` says what set it."""
 
     tokens: int | None = None
-    source: Literal[
-        "request", "reasoning_effort", "preset", "answer_reserve", "brownout", "none"
-    ] = "none"
+    source: BudgetSource = "none"
 
     def within(self, max_tokens: int, reserve: int) -> Budget:
         """The budget that leaves `reserve` of `max_tokens` for the answer."""

@@ -7,7 +7,7 @@ broke off, or from a trace that the router closed.
 from __future__ import annotations
 
 from array import array
-from typing import Literal
+from typing import Literal, get_args
 
 from serve.plan import Plan
 from serve.reasoning import TraceFormat, TraceSplitter, num_reasoning_tokens
@@ -20,6 +20,7 @@ Cut = Literal["budget", "length", "eos", "repetition"]
 stopped while thinking, or it went in circles."""
 ThinkingEnd = Cut | Literal["model", "nothing"]
 """What closed a trace: one of the cuts, the model itself, or nothing did."""
+THINKING_ENDS = ("model", *get_args(Cut), "nothing")
 _CUTS: dict[str | None, Cut] = {"length": "length", "stop": "eos", "repetition": "repetition"}
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterable, Sequence
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -22,7 +22,8 @@ from prometheus_client import (
 from prometheus_client.registry import Collector
 
 from serve.brownout import Brownout
-from serve.budget import Budget
+from serve.budget import Budget, BudgetSource
+from serve.choice import THINKING_ENDS
 from serve.generation import Phases, Usage
 from serve.lengths import UsualLengths
 from serve.shared_metrics import SharedMetrics
@@ -33,6 +34,7 @@ _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 
 _TOKENS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 _SHARES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 _SAMPLES = (1, 2, 3, 5, 8, 12, 16, 24, 32, 48, 64)
+OUTCOMES = ("ok", "invalid", "rejected", "unavailable", "error", "client_gone")
 REJECTIONS = (
     "queue_full",
     "queue_timeout",
@@ -44,7 +46,8 @@ REJECTIONS = (
     "key_tokens",
     "invalid_key",
 )
-_FINISH_REASONS = frozenset({"stop", "length", "tool_calls", "repetition", "none"})
+FINISH_REASONS = ("stop", "length", "tool_calls", "repetition", "none")
+"""The engine's; the last of one that wasn't finished."""
 
 
 M = TypeVar("M", Counter, Histogram)
@@ -52,16 +55,23 @@ M = TypeVar("M", Counter, Histogram)
 
 class Labelled(Generic[M]):
     """A metric's children by their label values, as text. Its own `labels()` checks, converts and
-    locks for each; this is a dict, as small as the metric itself."""
+    locks for each; this is a dict, as small as the metric itself.
 
-    def __init__(self, metric: M) -> None:
+    With one value of the last label come all of `last`, at 0: a share of what never happened is 0
+    then, not missing."""
+
+    def __init__(self, metric: M, last: Sequence[str] = ()) -> None:
         self._metric: M = metric
+        self._last = last
         self._children: dict[tuple[str, ...], M] = {}
 
     def __call__(self, *values: str) -> M:
         child = self._children.get(values)
         if child is None:
-            child = self._children[values] = self._metric.labels(*values)
+            for value in (*self._last, values[-1]):
+                names = (*values[:-1], value)
+                self._children[names] = self._metric.labels(*names)
+            child = self._children[values]
         return child
 
 
@@ -80,7 +90,7 @@ class Telemetry:
         self._answers = answers
         self.registry = CollectorRegistry()
         self._requests = self._counter(
-            "r1_requests", "Requests by outcome.", ("route", "preset", "outcome")
+            "r1_requests", "Requests by outcome.", ("route", "preset", "outcome"), OUTCOMES
         )
         self._tokens = self._counter(
             "r1_tokens", "Tokens by kind: prompt, reasoning, answer.", ("preset", "kind")
@@ -108,13 +118,22 @@ class Telemetry:
             "r1_thinking_budget_tokens", "Thinking budget applied to a request.", _TOKENS
         )
         self._budgets = self._counter(
-            "r1_thinking_budgets", "Requests by what set their budget.", ("preset", "source")
+            "r1_thinking_budgets",
+            "Requests by what set their budget.",
+            ("preset", "source"),
+            get_args(BudgetSource),
         )
         self._thinking_ends = self._counter(
-            "r1_thinking_ends", "Generations by what closed their trace.", ("preset", "by")
+            "r1_thinking_ends",
+            "Generations by what closed their trace.",
+            ("preset", "by"),
+            THINKING_ENDS,
         )
         self._generations = self._counter(
-            "r1_generations", "Generations by how they ended.", ("preset", "finish_reason")
+            "r1_generations",
+            "Generations by how they ended.",
+            ("preset", "finish_reason"),
+            FINISH_REASONS,
         )
         self._agreement = self._histogram(
             "r1_vote_agreement", "Share of a vote's samples that gave the answer.", _SHARES
@@ -127,10 +146,12 @@ class Telemetry:
             "r1_queue_seconds", "Wait for a slot, about 0 where one was free.", labels=("class",)
         )
         self._rejections = self._counter(
-            "r1_rejections", "Requests refused with 429, 503 or 401, by reason.", ("reason",)
+            "r1_rejections",
+            "Requests refused with 429, 503 or 401, by reason.",
+            ("reason",),
+            REJECTIONS,
         )
-        for reason in REJECTIONS:
-            self._rejections(reason)
+        self._rejections(REJECTIONS[0])
         self._key_requests = self._counter(
             "r1_key_requests", "Requests by key and outcome.", ("key", "outcome")
         )
@@ -152,12 +173,13 @@ class Telemetry:
     ) -> Labelled[Histogram]:
         return Labelled(Histogram(name, text, labels, buckets=buckets, registry=self.registry))
 
-    def _counter(self, name: str, text: str, labels: Sequence[str]) -> Labelled[Counter]:
-        return Labelled(Counter(name, text, labels, registry=self.registry))
+    def _counter(
+        self, name: str, text: str, labels: Sequence[str], last: Sequence[str] = ()
+    ) -> Labelled[Counter]:
+        return Labelled(Counter(name, text, labels, registry=self.registry), last)
 
     def record(self, watch: Stopwatch, route: str, preset: str, urgency: str, outcome: str) -> None:
-        """The end of a request. `urgency` is `admission.class_of` it; `outcome`: ok, invalid,
-        rejected, unavailable, error or client_gone."""
+        """The end of a request. `urgency` is its `admission.class_of`, `outcome` of `OUTCOMES`."""
         self._requests(route, preset, outcome).inc()
         if watch.first_token_s is not None:
             self._first_token(preset, urgency).observe(watch.first_token_s)
@@ -190,7 +212,7 @@ class Telemetry:
             self._answer_tokens(preset).observe(one.num_answer_tokens)
             self._thinking_ends(preset, one.thinking_ended_by).inc()
             finish_reason = one.finish_reason or "none"
-            known = finish_reason in _FINISH_REASONS
+            known = finish_reason in FINISH_REASONS
             self._generations(preset, finish_reason if known else "other").inc()
             if one.is_whole and one.thinking_ended_by == "model":
                 self._answers.add(preset, one.num_answer_tokens)
