@@ -63,8 +63,10 @@ format:  ## mend what ruff can mend
 	$(BIN)/ruff format
 
 .PHONY: k8s-check
-k8s-check:  ## the Kubernetes manifests against the settings and what is pinned
+k8s-check:  ## the Kubernetes manifests: schemas, checkov, hadolint, and our own tests of them
 	$(install) --profile router --dev
+	@$(PYTHON) scripts/install.py --venv .venvs/k8s --profile k8s
+	@$(BIN)/python -m tests.k8s.check
 	@exec $(BIN)/python -m pytest tests/k8s $(ARGS)
 
 .PHONY: bench

@@ -86,7 +86,7 @@ def render(variant: str) -> Manifests:
             pytest.fail(NO_KUBECTL)
         pytest.skip(NO_KUBECTL)
     text = rendered(variant)
-    return Manifests(text, _objects(text))
+    return Manifests(text, parsed(text))
 
 
 @functools.cache
@@ -105,7 +105,7 @@ def rendered(variant: str) -> str:
 
 
 @functools.cache
-def _objects(text: str) -> tuple[dict[str, Any], ...]:
+def parsed(text: str) -> tuple[dict[str, Any], ...]:
     return tuple(yaml.load_all(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
 
 

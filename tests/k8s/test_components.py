@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
+from serve.model_store import MANIFEST
 from serve.settings import AutoscaleSettings
 from tests.k8s.manifests import containers, main_container, mounted, render
 
@@ -38,7 +42,30 @@ def test_an_engine_waits_until_the_model_is_whole(variant: str) -> None:
     (wait,) = render(variant).pod("r1-engine")["spec"]["initContainers"]
     _sh, _c, script, directory = wait["command"]
     assert directory == MODEL
-    assert re.fullmatch(r'until r1-serve model verify "\$0"; do sleep \d+; done', script)
+    condition = script.partition("; do ")[0]
+    assert condition == f'until test -f "$0/{MANIFEST}" && r1-serve model verify "$0"'
+
+
+def test_the_wait_ends_with_the_pull(tmp_path: Path) -> None:
+    """The script itself, run on a directory that a pull completes meanwhile."""
+    (wait,) = render("gpu").pod("r1-engine")["spec"]["initContainers"]
+    program = tmp_path / "r1-serve"
+    program.write_text('#!/bin/sh\necho "$@" >> "$3/asked"\n')
+    program.chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    sh, c, script, _ = wait["command"]
+    waiting = subprocess.Popen(
+        [sh, c, script.replace("sleep 10", "sleep 0.05"), str(tmp_path)],
+        env={**os.environ, "PATH": path},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert waiting.stdout is not None
+    with waiting, waiting.stdout:
+        assert waiting.stdout.readline() == f"waiting for {tmp_path}\n"
+        (tmp_path / MANIFEST).touch()
+        assert waiting.wait(timeout=30) == 0
+    assert (tmp_path / "asked").read_text() == f"model verify {tmp_path}\n"
 
 
 @pytest.mark.parametrize("variant", ["edge", "gpu"])

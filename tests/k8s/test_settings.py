@@ -6,12 +6,16 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from typer.testing import CliRunner
 
+from serve.cli import app
 from serve.engine import Machine, engine_command
 from serve.presets import load_presets
 from serve.settings import config_dir
 from tests.k8s.manifests import (
+    VARIANTS,
     WITH_ENGINES,
+    containers,
     env,
     main_container,
     mounted,
@@ -124,3 +128,14 @@ def test_clients_reach_the_router(overlay: str) -> None:
     server = manifests.settings().server
     assert port_of(main_container(template), port["targetPort"]) == server.port
     assert server.host == "0.0.0.0"
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_our_commands_take_these_arguments(variant: str) -> None:
+    """Each option there is one that the program knows."""
+    for name, template in render(variant).pods():
+        for container in containers(template):
+            program, *arguments = container.get("command", [""])
+            if program == "r1-serve":
+                done = CliRunner().invoke(app, [*arguments, "--help"])
+                assert done.exit_code == 0, f"{name}: {done.output}"
