@@ -34,6 +34,8 @@ model_app = typer.Typer(
 
 DEFAULT_REPO = EngineSettings().model
 _STOPPED = 130
+_WIDTH = 1000
+"""No path is cut: the terminal may wrap it."""
 
 
 @model_app.command("pull")
@@ -135,11 +137,14 @@ def list_models(
     from rich.filesize import decimal
     from rich.table import Table
 
-    table = Table("model", "revision", "size", "", "path", box=None)
+    table = Table("model", "revision", "size", "state", "path", box=None)
     for it in models:
-        state = "complete" if it.complete else "incomplete: pull it again"
+        state = "complete" if it.complete else "incomplete"
         table.add_row(it.repo, _revision(it.manifest), decimal(it.num_bytes), state, str(it.path))
-    Console(soft_wrap=True).print(table if models else f"No models in {store_dir()}")
+    if models:
+        Console(width=_WIDTH).print(table)
+    else:
+        typer.echo(f"No models in {store_dir()}")
 
 
 def _revision(manifest: Manifest | None) -> str:
