@@ -1,0 +1,100 @@
+"""No dashboard, alert or autoscaler names a metric or a label that nobody exports."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from tests.conftest import ROOT, RunningEngine
+from tests.monitoring.support import (
+    ALERTS,
+    DASHBOARDS,
+    Exported,
+    Query,
+    exported,
+    panel_queries,
+    problems,
+    rules,
+    variable_queries,
+)
+from tests.monitoring.test_metrics_table import documented, sample_names
+
+
+def autoscaling_queries() -> Iterator[Query]:
+    """Every text in a manifest that names a metric: KEDA's triggers, an HPA's metrics."""
+    for path in sorted((ROOT / "k8s").rglob("*.yaml")):
+        if path.parent != ALERTS.parent:
+            for document in yaml.safe_load_all(path.read_text(encoding="utf-8")):
+                for where, text in texts(document, path.stem):
+                    if "vllm:" in text or "r1_" in text:
+                        yield Query(where, text)
+
+
+def texts(value: Any, where: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, str):
+        yield where, value
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield from texts(inner, f"{where}.{key}")
+    elif isinstance(value, list):
+        for inner in value:
+            yield from texts(inner, where)
+
+
+def alert_queries() -> Iterator[Query]:
+    """Expressions, with the labels that their texts show."""
+    for rule in rules():
+        shown = " ".join(rule["annotations"].values())
+        yield Query(f"alert {rule['alert']}", rule["expr"], shown.replace("$value", ""))
+
+
+def all_queries() -> list[Query]:
+    boards = [it for path in DASHBOARDS for it in (*panel_queries(path), *variable_queries(path))]
+    return [*boards, *alert_queries(), *autoscaling_queries()]
+
+
+def of_router() -> Exported:
+    """The table that is held against the running router."""
+    return {"up": frozenset(), **sample_names(documented())}
+
+
+def test_the_router_exports_what_is_asked_of_it() -> None:
+    queries = [it for it in all_queries() if "vllm:" not in it.expr]
+    assert problems(queries, of_router()) == []
+
+
+@pytest.mark.engine
+def test_vllm_exports_what_is_asked_of_it(engine: RunningEngine) -> None:
+    of_engine = exported(httpx.get(f"{engine.url}/metrics").text)
+    assert problems(all_queries(), {**of_engine, **of_router()}) == []
+
+
+def test_there_are_queries_of_each_kind() -> None:
+    """So that none of the above passes for want of any."""
+    assert len(list(autoscaling_queries())) >= 1
+    assert len(list(alert_queries())) >= 15
+    assert all(len(list(panel_queries(path))) >= 15 for path in DASHBOARDS)
+    assert {path.stem for path in DASHBOARDS} == {"overview", "thinking", "fleet"}
+
+
+@pytest.mark.parametrize(
+    ("expr", "legend", "complaint"),
+    [
+        ("sum(rate(r1_request_total[5m]))", "", "nothing exports r1_request_total"),
+        ('sum(r1_in_flight{preset="x"})', "", "r1_in_flight has no label ['preset']"),
+        ("sum by (kind) (r1_in_flight)", "", "nothing in it has a label kind"),
+        ("r1_in_flight", "{{preset}}", "nothing in it has a label preset"),
+        ("rate(r1_queue_seconds[5m])", "", "nothing exports r1_queue_seconds"),
+    ],
+)
+def test_a_wrong_name_is_found(expr: str, legend: str, complaint: str) -> None:
+    assert problems([Query("here", expr, legend)], of_router()) == [f"here: {complaint}"]
+
+
+def test_labels_that_prometheus_adds_may_be_used() -> None:
+    expr = 'sum by (namespace, instance, le) (r1_request_seconds_bucket{job="x", le="2.5"})'
+    assert problems([Query("here", expr, "{{instance}}")], of_router()) == []
