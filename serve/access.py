@@ -24,6 +24,12 @@ def authenticate(scope: Scope, keys: KeyRing | None) -> None:
         scope[_HOLDER] = keys.holder_of(scope["headers"])
 
 
+def key_name(scope: Scope) -> str | None:
+    """The key that the request was authenticated by."""
+    holder: Holder | None = scope.get(_HOLDER)
+    return None if holder is None else holder.account.name
+
+
 def claim_of(scope: Scope, body: bytes, asked: GenerationRequest) -> Claim:
     """The claim of a request that was authenticated. Only this process knows the hash: it differs
     from run to run, so that nobody can send requests that pass for others."""

@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from serve import openapi
-from serve.access import authenticate
+from serve.access import NEEDS_NO_KEY, authenticate, key_name
 from serve.errors import (
     FAILED,
     BodyTooLarge,
@@ -25,9 +25,13 @@ from serve.errors import (
     NotReady,
     RouteNotFound,
     ServeError,
+    outcome_of,
 )
-from serve.response import outcome_of
+from serve.record import Told
+from serve.response import EngineResponse
+from serve.state import Router
 from serve.strict import did_you_mean
+from serve.visit import visit_of
 
 log = logging.getLogger(__name__)
 
@@ -48,32 +52,61 @@ class App(FastAPI):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["app"] = self
-        try:
-            authenticate(scope, self.state.router.keys)
-        except InvalidKey as exc:
-            self.state.router.telemetry.rejected("invalid_key")
-            await self.error_reply(exc, scope["path"])(scope, receive, send)
+        if scope["type"] != "http":
+            await super().__call__(scope, receive, send)
             return
-        is_post = scope["type"] == "http" and scope["method"] == "POST"
-        handler = self.generations.get(scope["path"]) if is_post else None
+        router: Router = self.state.router
+        handler = self.generations.get(scope["path"]) if scope["method"] == "POST" else None
+        visit = router.journal.begin(scope, traced=handler is not None)
+        try:
+            authenticate(scope, router.keys)
+        except InvalidKey as exc:
+            router.telemetry.rejected("invalid_key")
+            await self.error_reply(exc, scope)(scope, receive, visit.noting(send))
+            self._ended(scope)
+            return
+        visit.key = key_name(scope)
         if handler is not None:
             await self._generate(handler, Request(scope, receive), send)
-        else:
-            await super().__call__(scope, receive, send)
+            return
+        try:
+            await super().__call__(scope, receive, visit.noting(send))
+        finally:
+            self._ended(scope)
 
     async def _generate(self, handler: Handler, request: Request, send: Send) -> None:
+        scope = request.scope
         response: Response | None = None
         try:
             response = await handler(request)
-            await response(request.scope, request.receive, send)
+            await response(scope, request.receive, send)
         except ClientDisconnect:
-            return
+            visit_of(scope).outcome = "client_gone"
         except Exception as exc:  # answered and logged by the handlers of every other route
             if response is None:
-                self._count_refused(request.scope["path"], exc)
+                self._count_refused(scope["path"], exc)
             kind = ServeError if isinstance(exc, ServeError) else Exception
             answer = cast(Awaitable[Response], self.exception_handlers[kind](request, exc))
-            await (await answer)(request.scope, request.receive, send)
+            await (await answer)(scope, request.receive, visit_of(scope).noting(send))
+        finally:
+            self._ended(scope, response if isinstance(response, EngineResponse) else None)
+
+    def _ended(self, scope: Scope, reply: Told | None = None) -> None:
+        if scope["path"] not in NEEDS_NO_KEY:
+            visit = visit_of(scope)
+            visit.route = self.route_of(scope)
+            self.state.router.journal.end(visit, reply)
+
+    def route_of(self, scope: Scope) -> str | None:
+        """The route that a request is for, as it is declared: other paths are the client's words.
+        None where there is none."""
+        if scope["path"] in self._paths:
+            return str(scope["path"])
+        return getattr(scope.get("route"), "path", None)
+
+    @functools.cached_property
+    def _paths(self) -> frozenset[str]:
+        return frozenset(str(getattr(route, "path", "")) for route in self.routes)
 
     def _count_refused(self, route: str, error: Exception) -> None:
         """A request that ends before there is a reply that would count itself."""
@@ -83,7 +116,9 @@ class App(FastAPI):
         if isinstance(error, NotReady):
             telemetry.rejected(error.reason)
 
-    def error_reply(self, error: ServeError, path: str) -> Response:
+    def error_reply(self, error: ServeError, scope: Scope) -> Response:
+        visit_of(scope).failed(error)
+        path = scope["path"]
         forms = (form for prefix, form in self.error_bodies.items() if path.startswith(prefix))
         body = next(forms, ServeError.body)(error)
         return Response(body, error.status, headers=error.headers(), media_type="application/json")
@@ -92,25 +127,22 @@ class App(FastAPI):
 def add_error_handlers(app: App) -> None:
     @app.exception_handler(ServeError)
     async def serve_error(request: Request, exc: ServeError) -> Response:
-        if not isinstance(exc, NotReady):
-            log.info("%s %s: %s", request.method, request.url.path, outcome_of(exc))
-        return app.error_reply(exc, request.url.path)
+        return app.error_reply(exc, request.scope)
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, exc: HTTPException) -> Response:
         path = request.url.path
         if exc.status_code == 405:
-            return app.error_reply(
-                MethodNotAllowed(f"{request.method} isn't allowed on {path}"), path
-            )
+            error = MethodNotAllowed(f"{request.method} isn't allowed on {path}")
+            return app.error_reply(error, request.scope)
         paths = [str(getattr(route, "path", "")) for route in app.routes]
         hint = did_you_mean(path, paths)
-        return app.error_reply(RouteNotFound(f"there is no {path} here{hint}"), path)
+        return app.error_reply(RouteNotFound(f"there is no {path} here{hint}"), request.scope)
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, exc: Exception) -> Response:
-        log.error("unexpected error on %s", request.url.path, exc_info=exc)
-        return app.error_reply(ServeError(FAILED), request.url.path)
+        log.error("unexpected error on %s", app.route_of(request.scope), exc_info=exc)
+        return app.error_reply(ServeError(FAILED), request.scope)
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:

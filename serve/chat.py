@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterable
 from typing import ClassVar
@@ -15,14 +14,14 @@ from serve.admission import Admission
 from serve.forms import Sampled, StreamForm, WholeForm
 from serve.generation import Usage
 from serve.plan import Plan
+from serve.record import Record
 from serve.reply import Head, StreamReply, WholeReply
 from serve.response import DisconnectGuard, EngineResponse, body_part
 from serve.telemetry import Stopwatch, Telemetry
+from serve.visit import Visit
 from serve.votes import Vote
 from serve.wire import EngineChoice
 from serve.writer import ClientWriter
-
-log = logging.getLogger(__name__)
 
 
 class ChatReply(EngineResponse):
@@ -40,9 +39,9 @@ class ChatReply(EngineResponse):
         *,
         admission: Admission,
         telemetry: Telemetry,
-        watch: Stopwatch,
+        visit: Visit,
     ) -> None:
-        super().__init__(admission, telemetry, watch, plan.preset)
+        super().__init__(admission, telemetry, visit, plan.preset)
         self.plan = plan
         self.generation = generation
         self.head = head
@@ -50,7 +49,7 @@ class ChatReply(EngineResponse):
         self.raw_headers = [
             (b"content-type", content_type),
             (b"cache-control", b"no-store"),
-            (b"x-request-id", head.id.encode()),
+            (b"x-request-id", visit.identify(head.id).encode()),
             (b"x-r1-preset", plan.preset.encode("latin-1")),
             (b"x-r1-budget-source", plan.budget.source.encode()),
         ]
@@ -78,26 +77,25 @@ class ChatReply(EngineResponse):
         usage = self.generation.usage
         self.telemetry.count(usage, self.preset)
         self.telemetry.failed_over(self.generation.num_failovers)
-        note = self.generation.note()
         if phases := self.generation.phases:
             self.telemetry.thought(self.preset, self.plan.budget, phases)
         if isinstance(self.generation, Vote):
             self.telemetry.voted(self.preset, self.generation.tally)
-            note["votes"] = f"{self.generation.tally.share:.2f}"  # answers aren't for the log
-        log.info(
-            "%s %s key=%s preset=%s stream=%s %s %.0f ms budget=%s (%s) %s %s",
-            self.head.id,
-            self.route,
-            self.admission.key_name,
-            self.preset,
-            self.plan.stream,
-            outcome,
-            self.watch.elapsed_s() * 1000,
-            self.plan.budget.tokens,
-            self.plan.budget.source,
-            usage,
-            note,
-        )
+
+    def tell(self, record: Record) -> None:
+        super().tell(record)
+        plan, usage, generation = self.plan, self.generation.usage, self.generation
+        record.id, record.model, record.stream = self.head.id, plan.model, plan.stream
+        record.choices = plan.num_choices if plan.num_choices > 1 else None
+        record.prompt_tokens, record.cached_tokens = usage.prompt_tokens, usage.cached_tokens
+        record.reasoning_tokens = usage.reasoning_tokens
+        record.answer_tokens = max(0, usage.completion_tokens - usage.reasoning_tokens)
+        record.thinking_token_budget = plan.budget.tokens
+        record.budget_source = plan.budget.source
+        record.thinking_ended_by = [it.thinking_ended_by for it in generation.phases] or None
+        if isinstance(generation, Vote):
+            record.votes = generation.tally.report()
+            del record.votes["answers"]
 
     async def _stream(self, send: Send, guard: DisconnectGuard) -> None:
         generation, reply = self.generation, self.stream_form()

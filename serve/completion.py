@@ -5,6 +5,8 @@ So an engine's failure is made good elsewhere only until the first of them has g
 
 from __future__ import annotations
 
+import secrets
+
 import msgspec
 from starlette.types import Send
 
@@ -12,13 +14,18 @@ from serve.admission import Admission
 from serve.engine_reply import Reply
 from serve.errors import UpstreamError
 from serve.generation import MAX_FAILOVERS, Usage
+from serve.record import Record
 from serve.replica import Taker
 from serve.replicas import Lease, Replica, ReplicaSet
 from serve.response import DisconnectGuard, EngineResponse, body_part
 from serve.sse import DONE, SSEDecoder, SSETooLong, encode
-from serve.telemetry import Stopwatch, Telemetry
+from serve.telemetry import Telemetry
+from serve.visit import Visit
 from serve.wire import UNREADABLE, EngineUsage
 from serve.writer import ClientWriter
+
+ID_PREFIX = "cmpl-"
+"""vLLM's, before the id that it is sent."""
 
 
 class _Metered(msgspec.Struct):
@@ -87,10 +94,12 @@ class CompletionReply(EngineResponse):
         replicas: ReplicaSet,
         admission: Admission,
         telemetry: Telemetry,
-        watch: Stopwatch,
+        visit: Visit,
     ) -> None:
-        super().__init__(admission, telemetry, watch, preset="")
+        super().__init__(admission, telemetry, visit, preset="")
         self._body = body
+        self._id = secrets.token_hex(16)
+        visit.identify(f"{ID_PREFIX}{self._id}")
         self._meter = Meter(body) if admission.key_name is not None else None
         self._replicas = replicas
         self._lease: Lease | None = None
@@ -117,6 +126,14 @@ class CompletionReply(EngineResponse):
 
     def used(self) -> Usage:
         return Usage() if self._meter is None else self._meter.usage
+
+    def tell(self, record: Record) -> None:
+        super().tell(record)
+        record.id, record.model = f"{ID_PREFIX}{self._id}", str(self._body["model"])
+        record.stream = bool(self._body.get("stream"))
+        if self._meter is not None:
+            record.prompt_tokens = self._meter.usage.prompt_tokens
+            record.answer_tokens = self._meter.usage.completion_tokens
 
     def close(self) -> None:
         if self._lease is not None:
@@ -147,8 +164,16 @@ class CompletionReply(EngineResponse):
     async def _open(self, failed: set[Replica], taker: Taker | None) -> Lease:
         self._lease = None
         message = msgspec.json.encode(self._body)
+        if failed:
+            self.visit.legs.kind = "failover"
         return await self._replicas.open(
-            str(self._body["model"]), self.route, lambda _: message, avoid=failed, taker=taker
+            str(self._body["model"]),
+            self.route,
+            lambda _: message,
+            headers={"x-request-id": self._id},
+            avoid=failed,
+            taker=taker,
+            legs=self.visit.legs,
         )
 
     async def _whole(self, send: Send, failed: set[Replica]) -> bytes:
@@ -179,6 +204,7 @@ class CompletionReply(EngineResponse):
         return [
             (b"content-type", content_type),
             (b"cache-control", b"no-store"),
+            (b"x-request-id", self.visit.identify().encode()),
             *self.admission.headers(),
         ]
 

@@ -165,3 +165,12 @@ class EngineRejected(InvalidRequest):
 
 class ClientGone(Exception):
     """The client hung up. Nobody is left to answer; it is counted, never sent."""
+
+
+def outcome_of(error: ServeError) -> str:
+    """How a request is counted that ended so."""
+    if isinstance(error, InvalidRequest):
+        return "invalid"
+    if isinstance(error, NotReady):
+        return "unavailable"
+    return "rejected" if isinstance(error, TooManyRequests) else "error"

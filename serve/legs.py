@@ -54,8 +54,8 @@ class Leg:
     """Which of the reply's generations it is for."""
     began_s: float = field(default_factory=time.perf_counter)
     ended_s: float | None = None
-    num_tokens: int = 0
-    """That it brought."""
+    num_tokens: int | None = None
+    """That it brought; None where nobody counts."""
     error: str | None = None
     """The class of what ended it too early."""
     span_id: int = 0

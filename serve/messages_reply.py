@@ -39,7 +39,7 @@ class MessagesReply(ChatReply):
     id_prefix: ClassVar = "msg_"
 
     async def run(self, send: Send, guard: DisconnectGuard) -> None:
-        self.raw_headers.append((b"request-id", self.head.id.encode()))  # where the SDKs look
+        self.raw_headers.append((b"request-id", self.visit.identify().encode()))  # for the SDKs
         await super().run(send, guard)
 
     def stream_form(self) -> StreamForm:

@@ -46,9 +46,9 @@ from serve.responses import as_chat, named_as_asked, parse_responses
 from serve.responses_reply import ResponsesReply
 from serve.settings import Settings
 from serve.state import Router
-from serve.telemetry import Stopwatch
 from serve.tokenizer import count_tokens
 from serve.turns import engine_messages
+from serve.visit import visit_of
 from serve.worker import ALONE, Worker
 
 FIRST_LOOK_S = 5.0
@@ -68,7 +68,12 @@ def build_app(settings: Settings, worker: Worker = ALONE) -> FastAPI:
         with contextlib.suppress(ValueError, NotImplementedError, RuntimeError):
             loop.add_signal_handler(signal.SIGHUP, router.reload)
         watching = router.keys.watching() if router.keys else contextlib.nullcontext()
-        async with watching, router.replicas.running(), router.telemetry.running():
+        async with (
+            watching,
+            router.journal.running(),
+            router.replicas.running(),
+            router.telemetry.running(),
+        ):
             await _first_look(router.replicas)
             try:
                 yield
@@ -104,7 +109,6 @@ def _add_generation_routes(app: App, router: Router) -> None:
 
     def start(
         request: Request,
-        watch: Stopwatch,
         body: bytes,
         asked: ChatRequest,
         data: dict[str, object],
@@ -127,26 +131,25 @@ def _add_generation_routes(app: App, router: Router) -> None:
         )
         admission = router.gate.admit(claim)
         set_priority(plan.body, claim.priority)
-        request_id = f"{reply.id_prefix}{secrets.token_hex(16)}"
+        visit = visit_of(request.scope)
+        reply_id = f"{reply.id_prefix}{secrets.token_hex(16)}"
         return reply(
             plan,
-            router.sampled(plan, request_id, admission),
-            make_head(request_id, plan.model, list(settings.router.reasoning_fields)),
+            router.sampled(plan, reply_id, admission, visit.legs),
+            make_head(reply_id, plan.model, list(settings.router.reasoning_fields)),
             admission=admission,
             telemetry=router.telemetry,
-            watch=watch,
+            visit=visit,
         )
 
     @app.post("/v1/chat/completions", openapi_extra=CHAT_SCHEMA)
     async def chat(request: Request) -> Response:
-        watch = Stopwatch()
         body = await read_body(request, settings.server.max_body_bytes)
         data = parse_json(body)
-        return start(request, watch, body, parse_chat(data), data, ChatReply)
+        return start(request, body, parse_chat(data), data, ChatReply)
 
     @app.post("/v1/completions", openapi_extra=COMPLETION_SCHEMA)
     async def completions(request: Request) -> Response:
-        watch = Stopwatch()
         body = await read_body(request, settings.server.max_body_bytes)
         data = parse_json(body)
         completion = parse_completion(data)
@@ -154,23 +157,22 @@ def _add_generation_routes(app: App, router: Router) -> None:
         plan = plan_completion(completion, data, model=info.model)
         admission = router.gate.admit(claim_of(request.scope, body, completion))
         set_priority(plan, admission.claim.priority)
-        return CompletionReply(plan, router.replicas, admission, router.telemetry, watch)
+        visit = visit_of(request.scope)
+        return CompletionReply(plan, router.replicas, admission, router.telemetry, visit)
 
     @app.post("/v1/responses", openapi_extra=RESPONSES_SCHEMA)
     async def responses(request: Request) -> Response:
-        watch = Stopwatch()
         body = await read_body(request, settings.server.max_body_bytes)
         data = parse_json(body)
         asked = parse_responses(data)
         with named_as_asked():
-            reply = start(request, watch, body, *as_chat(asked, data), ResponsesReply)
+            reply = start(request, body, *as_chat(asked, data), ResponsesReply)
         return reply.answering(asked)
 
     @app.post("/v1/messages", openapi_extra=MESSAGES_SCHEMA)
     async def messages(request: Request) -> Response:
-        watch = Stopwatch()
         body = await read_body(request, settings.server.max_body_bytes)
-        return start(request, watch, body, *messages_chat(parse_json(body)), MessagesReply)
+        return start(request, body, *messages_chat(parse_json(body)), MessagesReply)
 
     app.generations = {
         "/v1/chat/completions": chat,

@@ -10,7 +10,9 @@ from serve.brownout import Brownout
 from serve.describe import EngineInfo
 from serve.forms import Sampled
 from serve.generation import Generation
+from serve.journal import Journal
 from serve.keys import KeyRing
+from serve.legs import Legs
 from serve.lengths import UsualLengths
 from serve.load import engine_pressure
 from serve.plan import Plan
@@ -51,6 +53,7 @@ class Router:
         self.keys = KeyRing(Path(keys_file), shared) if keys_file is not None else None
         self.brownout = Brownout(settings.brownout, self._pressure)
         self.answers = UsualLengths()
+        self.journal = Journal(settings.telemetry, worker)
         state = StateCollector(self.gate, self.replicas, self.brownout, self._reloads)
         self.telemetry = Telemetry(state, self.brownout, self.answers, worker)
 
@@ -100,10 +103,10 @@ class Router:
         engines = engine_pressure([load for load in looks if load is not None])
         return max(self.gate.pressure(priority), engines)
 
-    def sampled(self, plan: Plan, request_id: str, admission: Admission) -> Sampled:
+    def sampled(self, plan: Plan, request_id: str, admission: Admission, legs: Legs) -> Sampled:
         """What makes the choices of a planned reply."""
         if plan.votes is not None:
-            return Vote(plan, self.replicas, request_id, admission, self.checker)
+            return Vote(plan, self.replicas, request_id, admission, self.checker, legs=legs)
         if plan.num_choices > 1:
-            return Several(plan, self.replicas, request_id, admission)
-        return Generation(plan, self.replicas, request_id)
+            return Several(plan, self.replicas, request_id, admission, legs=legs)
+        return Generation(plan, self.replicas, request_id, legs=legs)

@@ -14,6 +14,9 @@ class Worker(msgspec.Struct, frozen=True):
     directory: str | None = None
     """Scratch directory that all workers share, gone when the last one has ended; None when there
     is only one."""
+    log_fd: int | None = None
+    """Where the access log goes; None: to standard output, which of several workers is their line
+    to their parent."""
 
 
 ALONE = Worker()

@@ -15,8 +15,15 @@ import psutil
 
 from serve.router import build_app
 from serve.server import run
-from serve.settings import BrownoutSettings, RouterSettings, ServerSettings, Settings
+from serve.settings import (
+    BrownoutSettings,
+    RouterSettings,
+    ServerSettings,
+    Settings,
+    TelemetrySettings,
+)
 from serve.state import Router
+from serve.worker import ALONE, Worker
 
 
 class RunningRouter:
@@ -50,6 +57,8 @@ async def running_router(
     *engine_urls: str,
     server: ServerSettings | None = None,
     brownout: BrownoutSettings | None = None,
+    telemetry: TelemetrySettings | None = None,
+    worker: Worker = ALONE,
     wait_ready: bool = True,
     headers: dict[str, str] | None = None,
     **router: Any,
@@ -59,8 +68,9 @@ async def running_router(
         server=server or ServerSettings(port=0, drain_timeout_s=5),
         router=RouterSettings(engine_urls=list(engine_urls), probe_interval_s=0.05, **router),
         brownout=brownout or BrownoutSettings(),
+        telemetry=telemetry or TelemetrySettings(),
     )
-    app = build_app(settings)
+    app = build_app(settings, worker)
     started: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     task = asyncio.create_task(run(app, settings.server, on_started=started.set_result))
     await asyncio.wait({task, started}, return_when=asyncio.FIRST_COMPLETED)
