@@ -64,7 +64,10 @@ def store_dir() -> Path:
     """`R1_SERVE_MODELS`, else `r1-serve/models` in the user's cache."""
     if given := os.environ.get(STORE_ENV):
         return Path(given).expanduser().absolute()
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    if not (cache := os.environ.get("XDG_CACHE_HOME")):
+        home = os.path.expanduser("~")
+        # A container's user without a name has none; there "/" is usual.
+        cache = os.path.join(home if os.path.isabs(home) else "/", ".cache")
     return Path(cache) / "r1-serve" / "models"
 
 
