@@ -21,6 +21,8 @@ def read(name: str) -> list[str]:
         ("hub_offline", "The model org/model was not found.", "engine.model"),
         ("hub_unreachable", "The model org/model was not found.", "engine.model"),
         ("kv_cache_too_large", "less than requested memory for kv (5000.0 GiB)", "cpu_kv_cache"),
+        ("broken_weights", "The model org/model has broken weights: Error while", "doctor"),
+        ("small_shared_memory", "160 MiB required, 64 MiB free", "--shm-size"),
     ],
 )
 def test_real_failures_are_explained(name: str, summary: str, remedy: str) -> None:
@@ -64,6 +66,12 @@ def test_an_unknown_failure_is_vllms_own_last_word() -> None:
             "vLLM is not installed",
         ),
         ("OSError: [Errno 98] Address already in use", "port is taken"),
+        ("RuntimeError: operator torchvision::nms does not exist", "don't match torch"),
+        (
+            "RuntimeError: The NVIDIA driver on your system is too old (found version 12020). "
+            "Please update your GPU driver",
+            "The NVIDIA driver on your system is too old.",
+        ),
     ],
 )
 def test_messages_from_the_sources_are_known(line: str, summary: str) -> None:
