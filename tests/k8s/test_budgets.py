@@ -90,12 +90,15 @@ def test_the_next_old_engine_goes_once_the_new_one_has_requests(manifests: Manif
 
 
 def test_a_rollout_isnt_called_stuck_while_it_goes_on(manifests: Manifests) -> None:
-    """The old engine's end, a download, and the new one's start are one step of it."""
+    """The old engine's end, a download, and the new one's start are one step of it; the first
+    routers are ready after that."""
     deployment = manifests.one("Deployment", "r1-engine")["spec"]
     grace_s = manifests.pod("r1-engine")["spec"]["terminationGracePeriodSeconds"]
     start_s = patience_s(main_container(manifests.pod("r1-engine"))["startupProbe"])
     step_s = grace_s + start_s + deployment["minReadySeconds"]
     assert deployment["progressDeadlineSeconds"] > step_s + 600
+    router = manifests.one("Deployment", "r1-router")["spec"]
+    assert router["progressDeadlineSeconds"] >= deployment["progressDeadlineSeconds"]
 
 
 @pytest.mark.parametrize("name", ["r1-engine", "r1-router"])
