@@ -32,7 +32,7 @@ from serve.commands import (
 )
 from serve.console import Console, ConsoleHandler
 from serve.doctor import doctor
-from serve.engine import Machine, engine_command, find_machine
+from serve.engine import Machine, engine_command, find_machine, traced
 from serve.fleet_commands import restart, scale, status
 from serve.key_commands import key_app
 from serve.keys import check_exposure
@@ -93,7 +93,7 @@ def up(
             settings = read_settings(config, machine)
             settings = _with_server(settings, host=host, port=port, workers=workers)
             engine = _with_model(settings.engine, model, served_name)
-            engine = replaced(engine, num_replicas=num_replicas)
+            engine = traced(replaced(engine, num_replicas=num_replicas), settings.telemetry)
             return validated(msgspec.structs.replace(settings, engine=engine)), machine
 
         settings, machine = read()
@@ -120,7 +120,7 @@ def engine(
         machine = needed_machine()
         settings = read_settings(config, machine)
         changed = _with_model(settings.engine, model, served_name)
-        changed = replaced(changed, port=port, num_replicas=1)
+        changed = traced(replaced(changed, port=port, num_replicas=1), settings.telemetry)
         settings = validated(msgspec.structs.replace(settings, engine=changed))
         if print_argv:
             command = engine_command(settings.engine, machine, port=settings.engine.port)

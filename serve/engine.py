@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from serve.model_store import complete_model, store_dir
-from serve.settings import EngineSettings, Profile, SettingsError
+from serve.settings import EngineSettings, Profile, SettingsError, TelemetrySettings
 
 NO_VLLM = (
     "vLLM is not installed here; `make install` installs it. To run the router over engines "
@@ -26,6 +26,7 @@ NO_VLLM = (
 )
 NGRAM_WINDOW_TOKENS = (2, 5)
 """Shortest and longest run of tokens looked up in the prompt; vLLM's documentation uses 2 to 5."""
+OTLP_FLAG = "--otlp-traces-endpoint"
 
 _VALUE_FLAGS = {
     "served_name": "--served-model-name",
@@ -137,6 +138,21 @@ def _with_stored_model(settings: EngineSettings, machine: Machine) -> EngineSett
     directory = complete_model(machine.model_store, settings.model)
     return (
         settings if directory is None else msgspec.structs.replace(settings, model=str(directory))
+    )
+
+
+def traced(settings: EngineSettings, telemetry: TelemetrySettings) -> EngineSettings:
+    """`settings` of engines that send their spans where the router sends its own.
+
+    vLLM takes the whole URL, and speaks HTTP only where the protocol's variable says so
+    (`vllm/tracing/otel.py`). What `extra_args` and `env` say holds.
+    """
+    if telemetry.otlp_endpoint is None or OTLP_FLAG in settings.extra_args:
+        return settings
+    url = f"{telemetry.otlp_endpoint.rstrip('/')}/v1/traces"
+    env = {"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf", "OTEL_SERVICE_NAME": "vllm"}
+    return msgspec.structs.replace(
+        settings, extra_args=[OTLP_FLAG, url, *settings.extra_args], env=env | settings.env
     )
 
 

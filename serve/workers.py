@@ -23,6 +23,7 @@ from pathlib import Path
 
 import msgspec
 
+from serve.access_log import standard_output
 from serve.file_limit import raise_file_limit
 from serve.router import build_app
 from serve.server import LAST_WORDS_S, ServerError, bind, spare_collector, url_of
@@ -56,11 +57,12 @@ async def run(settings: Settings, *, on_started: Callable[[str], None]) -> None:
     with (
         contextlib.closing(reserve(server.host, server.port)) as reserved,
         tempfile.TemporaryDirectory(prefix="r1-serve-") as directory,
+        _log_fd(settings) as log_fd,
     ):
         server = msgspec.structs.replace(server, port=reserved.getsockname()[1])
         settings = msgspec.structs.replace(settings, server=server)
         keepers = [
-            WorkerKeeper(Assignment(settings, Worker(index, server.workers, directory)))
+            WorkerKeeper(Assignment(settings, Worker(index, server.workers, directory, log_fd)))
             for index in range(server.workers)
         ]
         try:
@@ -92,6 +94,7 @@ class WorkerKeeper:
             stdout=PIPE,
             env=os.environ | _own_code(),
             start_new_session=True,
+            pass_fds=() if self._worker.log_fd is None else (self._worker.log_fd,),
         )
         if process.stdin is None or process.stdout is None:
             raise RuntimeError("the worker has no pipes")
@@ -164,6 +167,20 @@ def reserve(host: str, port: int) -> socket.socket:
     with contextlib.closing(bind(host, port)) as alone:
         port = alone.getsockname()[1]
     return bind(host, port, shared=True)
+
+
+@contextlib.contextmanager
+def _log_fd(settings: Settings) -> Iterator[int | None]:
+    """Our standard output for the workers to inherit, where the access log goes. Raises
+    `SettingsError`."""
+    if not settings.telemetry.access_log:
+        yield None
+        return
+    fd = os.dup(standard_output())
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def _own_code() -> dict[str, str]:
