@@ -21,6 +21,6 @@ compile ../pyproject.toml --extra dev --extra bench --extra gym --extra answers 
   --override gpu.overrides --override dev.overrides -o dev.txt
 compile ../pyproject.toml --extra gpu -c dev.txt --override gpu.overrides -o gpu.txt
 compile build.in -c dev.txt -o build.txt
-compile ../pyproject.toml --extra otel --extra hub -c cpu.txt -o image.txt
+compile ../pyproject.toml --extra otel -c cpu.txt -o image.txt
 compile k8s.in -o k8s.txt
 wc -l ./*.txt
