@@ -108,7 +108,7 @@ def _on_huggingface(get: Get, endpoint: str, repo: str, revision: str) -> Listin
     files = []
     for it in info.siblings:
         if it.size is None:
-            raise ModelError(f"{endpoint} doesn't tell how large {it.rfilename} is; use another")
+            raise ModelError(f"{endpoint} gives no size of {it.rfilename}; use another --endpoint")
         digest = Digest("sha256", it.lfs.sha256) if it.lfs else None
         if digest is None and it.blob_id:
             digest = Digest("git", it.blob_id)

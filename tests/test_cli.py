@@ -31,7 +31,9 @@ def test_version_is_printed() -> None:
     assert f"r1-serve {__version__}" in done.stdout
 
 
-@pytest.mark.parametrize("command", ["up", "restart", "engine", "router", "version", "key"])
+@pytest.mark.parametrize(
+    "command", ["up", "restart", "engine", "router", "version", "key", "doctor"]
+)
 def test_every_command_has_help(command: str) -> None:
     """`--help` says what the command does."""
     done = run(command, "--help")
