@@ -33,9 +33,11 @@ def check_python(facts: Facts) -> Iterator[Finding]:
 
 
 def check_vllm(facts: Facts) -> Iterator[Finding]:
-    if facts.setup is not None and not facts.setup.has_engines:
+    setup, machine = facts.setup, facts.machine
+    if setup is not None and not setup.has_engines:
         return
-    machine = facts.machine
+    if machine is None and setup is None:
+        return  # whether one is needed can't be known
     if machine is None:
         what, _, remedy = NO_VLLM.partition("; ")
         yield problem("vllm", f"{what}.", f"{remedy}.")

@@ -21,7 +21,6 @@ from serve.settings import EngineSettings
 
 _LFS = b"version https://git-lfs.github.com/spec/"
 _LFS_MAX_BYTES = 1024
-_PULL = "Pull it again: `r1-serve model pull`, or `hf download` with the same directory."
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,25 +79,34 @@ def _find_repository(name: str, env: Mapping[str, str]) -> Path | None:
 
 
 def _faults(directory: Path, needs_weights: bool) -> Iterator[Fault]:
-    pointers = {path.name for path in directory.iterdir() if _is_pointer(path)}
+    try:
+        pointers = {path.name for path in directory.iterdir() if _is_pointer(path)}
+    except OSError as exc:
+        yield Fault(f"it can't be read ({exc.strerror}).", "Give this user the right to read it.")
+        return
     for name in sorted(pointers):
         yield Fault(
             f"{name} is a git-LFS pointer, not the file itself.",
             f"Fetch the files: `git -C {directory} lfs pull`.",
         )
     try:
-        damage = check_model(directory, hashes=False).damage
+        checked = check_model(directory, hashes=False)
     except ModelError as exc:
-        yield Fault(str(exc), _PULL)
+        yield Fault(f"{exc}.", _fetch("OWNER/NAME", directory))
         return
+    remedy = _fetch(checked.manifest.repo if checked.manifest else "OWNER/NAME", directory)
     weights = (".safetensors", ".bin", ".pt", ".index.json")
-    for found in damage:
+    for found in checked.damage:
         if found.name not in pointers and (needs_weights or not found.name.endswith(weights)):
-            yield Fault(f"{found}.", _PULL)
+            yield Fault(f"{found}.", remedy)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         path = directory / name
         if name not in pointers and path.is_file() and _json(path) is None:
-            yield Fault(f"{name} is no JSON.", _PULL)
+            yield Fault(f"{name} is no JSON.", remedy)
+
+
+def _fetch(repo: str, directory: Path) -> str:
+    return f"Fetch it again: `r1-serve model pull {repo} --to {directory} --repair`."
 
 
 def _is_pointer(path: Path) -> bool:

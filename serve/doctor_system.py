@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,7 +114,7 @@ def free_shm_bytes() -> int | None:
 def places(engine: EngineSettings, model: ModelFacts, env: Mapping[str, str]) -> Iterator[Place]:
     """`env` is the environment that the engines will have."""
     yield _place("the engines' logs (engine.log_dir)", log_dir(engine), SMALL_FILES_BYTES)
-    yield _place("temporary files (TMPDIR)", Path(tempfile.gettempdir()), SMALL_FILES_BYTES)
+    yield _place("temporary files (TMPDIR)", Path(env.get("TMPDIR") or "/tmp"), SMALL_FILES_BYTES)
     home = Path.home() / ".cache"
     if not engine.enforce_eager:
         base = Path(env.get("XDG_CACHE_HOME") or home) / "vllm"
@@ -129,7 +128,7 @@ def places(engine: EngineSettings, model: ModelFacts, env: Mapping[str, str]) ->
 
 def _place(what: str, path: Path, needed_bytes: int) -> Place:
     there = path.absolute()
-    while not there.exists():
+    while not os.path.exists(there):  # unlike Path.exists, no error where it may not look
         there = there.parent
     writable = there.is_dir() and os.access(there, os.W_OK | os.X_OK)
     return Place(what, there, needed_bytes, shutil.disk_usage(there).free, writable)

@@ -129,12 +129,12 @@ def setting(table: str, **values: object) -> Break:
         (
             cut_weights,
             "model: {dir}/model: " + SHARDS[1] + " has 1,005 bytes in place of 1,105",
-            "Pull it again",
+            "Fetch it again: `r1-serve model pull",
         ),
-        (lose_shard, SHARDS[0] + " is missing", "Pull it again"),
+        (lose_shard, SHARDS[0] + " is missing", "Fetch it again: `r1-serve model pull"),
         (leave_pointer, SHARDS[0] + " is a git-LFS pointer", "lfs pull"),
-        (break_config, "config.json is no JSON", "Pull it again"),
-        (break_tokenizer, "tokenizer.json is no JSON", "Pull it again"),
+        (break_config, "config.json is no JSON", "Fetch it again: `r1-serve model pull"),
+        (break_tokenizer, "tokenizer.json is no JSON", "Fetch it again: `r1-serve model pull"),
         (setting("engine", model="./none"), "model: There is no directory", "`engine.model`"),
         (setting("engine", max_model_len=8192), "more than the 4096 positions", "to 4096 or less"),
         (
@@ -407,7 +407,7 @@ def test_checks_touch_nothing_but_the_facts() -> None:
         settings_errors=("t.toml: bad",),
     )
     found = {finding.check: finding.status for finding in examine(facts)}
-    assert found == {"python": "problem", "vllm": "problem", "settings": "problem"}
+    assert found == {"python": "problem", "settings": "problem"}
     newer = dataclasses.replace(facts, python=(3, 11, 0))
     assert examine(newer)[0].status == "ok"
 
@@ -420,7 +420,7 @@ def test_people_get_a_line_for_each_check_and_the_remedy_below(setup: Path) -> N
     lines = done.stdout.splitlines()
     assert lines[0].startswith("ok       python     3.")
     (at,) = [number for number, line in enumerate(lines) if line.startswith("problem  model")]
-    assert lines[at + 1].strip().startswith("→ Pull it again")
+    assert lines[at + 1].strip().startswith("→ Fetch it again")
     assert lines[-1] == "1 problem, 0 warnings."
 
 
