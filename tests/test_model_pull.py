@@ -152,6 +152,14 @@ def test_where_range_is_ignored_the_file_comes_whole(hub: Hub, tmp_path: Path) -
     hub.fault("model.safetensors", Fault(cut_after=1000), Fault(ignores_range=True))
     bring(hub, tmp_path)
     assert held(tmp_path) == FILES
+    assert [it.range for it in hub.asked if it.is_store] == [None, "bytes=1000-"]
+
+
+def test_as_long_as_bytes_come_it_goes_on(hub: Hub, tmp_path: Path) -> None:
+    """Only failures in a row are counted."""
+    hub.fault("model.safetensors", *[Fault(cut_after=1)] * 10)
+    bring(hub, tmp_path)
+    assert held(tmp_path) == FILES
 
 
 def test_a_broken_part_is_fetched_anew(hub: Hub, tmp_path: Path) -> None:
@@ -248,6 +256,7 @@ def test_several_pulls_at_once_fetch_once(hub: Hub, tmp_path: Path) -> None:
     for thread in threads:
         thread.join(20)
     assert len(found) == 4
+    assert sorted(it.num_bytes > 0 for it in heard) == [False, False, False, True]
     assert held(tmp_path / "m") == FILES
     assert hub.num_sent["model.safetensors"] == len(WEIGHTS)
 
