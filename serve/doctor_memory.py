@@ -182,15 +182,15 @@ def check_disk(facts: Facts) -> Iterator[Finding]:
             full = True
             yield problem(
                 "disk",
-                f"{place.path} can't be written to, and {place.what} go there.",
+                f"{place.path} can't be written to; it is for {place.what}.",
                 "Give this user a directory of its own there, or name another.",
             )
         elif place.free_bytes < place.needed_bytes:
             full = True
             yield problem(
                 "disk",
-                f"{place.path} has {size(place.free_bytes)} free; {place.what}: "
-                f"{size(place.needed_bytes)} are needed.",
+                f"{place.path} has {size(place.free_bytes)} free; {size(place.needed_bytes)} are "
+                f"needed for {place.what}.",
                 "Free space there, or name a directory on another disk.",
             )
     if facts.places and not full:

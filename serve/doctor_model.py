@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +46,7 @@ def find_model(engine: EngineSettings, env: Mapping[str, str]) -> ModelFacts:
     is_repository = not is_local(name)
     directory = _find_repository(name, env) if is_repository else Path(name)
     offline = env.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
-    if directory is None or not directory.is_dir():
+    if directory is None or not os.path.isdir(directory):
         known = R1_DISTILL_QWEN_1_5B if name.endswith(R1_DISTILL_QWEN_1_5B.name) else None
         return ModelFacts(name, None, is_repository, not offline, shape=known)
     needs_weights = engine.load_format != "dummy"
@@ -82,7 +83,7 @@ def _faults(directory: Path, needs_weights: bool) -> Iterator[Fault]:
     try:
         pointers = {path.name for path in directory.iterdir() if _is_pointer(path)}
     except OSError as exc:
-        yield Fault(f"it can't be read ({exc.strerror}).", "Give this user the right to read it.")
+        yield Fault(f"It can't be read ({exc.strerror}).", "Give this user the right to read it.")
         return
     for name in sorted(pointers):
         yield Fault(
@@ -110,12 +111,10 @@ def _fetch(repo: str, directory: Path) -> str:
 
 
 def _is_pointer(path: Path) -> bool:
-    try:
-        if path.stat().st_size > _LFS_MAX_BYTES or not path.is_file():
-            return False
-        return path.read_bytes().startswith(_LFS)
-    except OSError:
+    """Raises `OSError` where it can't be read; a link to nothing is no pointer."""
+    if not path.is_file() or path.stat().st_size > _LFS_MAX_BYTES:
         return False
+    return path.read_bytes().startswith(_LFS)
 
 
 def _context(directory: Path) -> int | None:

@@ -57,7 +57,9 @@ def check_ports(facts: Facts) -> Iterator[Finding]:
     taken = [use for use in facts.ports if use.fault is not None and not use.is_ours]
     for use in taken:
         yield problem(
-            "ports", use.fault or "", f"Stop that program, or set another port (`{use.setting}`)."
+            "ports",
+            use.fault or "",
+            f"Set another port (`{use.setting}`), or stop the program that has it.",
         )
     numbers = Counter(use.port for use in facts.ports)
     twice = [port for port, number in numbers.items() if number > 1]

@@ -50,7 +50,7 @@ def running_pid(engine: EngineSettings, port: int) -> int | None:
     """Of the `r1-serve up` that runs with these settings."""
     try:
         return find(log_dir(engine), port).pid
-    except NotRunning:
+    except (NotRunning, OSError):
         return None
 
 
