@@ -46,7 +46,7 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
     method: str = ""
     route: str | None = None
     """None: there is no such route."""
-    status: int = GONE_STATUS
+    status: int = 0
     outcome: str = ""
     """`ok`, `invalid`, `rejected`, `unavailable`, `error`, `client_gone`: as metrics have it."""
     error: str | None = None

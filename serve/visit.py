@@ -119,7 +119,7 @@ def sent_request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
 
 def timestamp(epoch_ns: int) -> str:
     """RFC 3339, UTC, in milliseconds."""
-    at = datetime.fromtimestamp(epoch_ns / 1e9, UTC)
+    at = datetime.fromtimestamp(epoch_ns // 1_000_000 / 1000, UTC)
     return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 

@@ -12,12 +12,16 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
 
 from serve.engine_process import free_port
 from serve.settings import config_dir, load_settings
+
+if TYPE_CHECKING:
+    from tests.listening import Log, Receiver
 
 ROOT = Path(__file__).parent.parent
 R1_SERVE = [sys.executable, "-m", "serve"]
@@ -42,6 +46,8 @@ class RunningEngine:
 
     url: str
     model: str
+    traces: Receiver
+    """Of the spans that it makes of requests that are traced."""
 
 
 class Program:
@@ -106,16 +112,32 @@ class Program:
 
 
 @pytest.fixture(scope="session")
-def engine() -> Iterator[RunningEngine]:
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningEngine]:
     """One real engine for the whole run, started by the product itself."""
-    program = Program("engine", "--config", str(config_dir() / "cpu.toml"), *_engine_arguments())
-    try:
-        line = program.wait_for("Engine ready at ", ENGINE_READY_S)
-        name = load_settings(config_dir() / "cpu.toml").engine.served_name
-        yield RunningEngine(line.rpartition(" ")[2], name)
-        assert program.stop() == 0, "SIGTERM should end the engine with status 0"
-    finally:
-        program.close()
+    from tests.listening import receiving
+
+    with receiving() as traces:
+        config = tmp_path_factory.mktemp("engine") / "engine.toml"
+        config.write_text(f'base = "cpu"\n[telemetry]\notlp_endpoint = "{traces.url}"\n')
+        env = {"OTEL_TRACES_SAMPLER": "parentbased_always_off", "OTEL_BSP_SCHEDULE_DELAY": "50"}
+        program = Program("engine", "--config", str(config), *_engine_arguments(), env=env)
+        try:
+            line = program.wait_for("Engine ready at ", ENGINE_READY_S)
+            name = load_settings(config_dir() / "cpu.toml").engine.served_name
+            yield RunningEngine(line.rpartition(" ")[2], name, traces)
+            assert program.stop() == 0, "SIGTERM should end the engine with status 0"
+        finally:
+            program.close()
+
+
+@pytest.fixture
+def log() -> Iterator[Log]:
+    """A pipe for an access log: `Worker(log_fd=log.write_fd)`."""
+    from tests.listening import Log
+
+    log = Log()
+    yield log
+    log.close()
 
 
 def _engine_arguments() -> list[str]:
