@@ -31,12 +31,12 @@ from serve.commands import (
     with_engines,
 )
 from serve.console import Console, ConsoleHandler
-from serve.doctor import doctor
+from serve.doctor.command import doctor
 from serve.engine import Machine, engine_command, find_machine, traced
 from serve.fleet_commands import restart, scale, status
 from serve.key_commands import key_app
 from serve.keys import check_exposure
-from serve.model_commands import model_app
+from serve.models.commands import model_app
 from serve.settings import EngineSettings, Settings
 
 app = typer.Typer(

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from serve.model_store import complete_model, store_dir
+from serve.models.store import complete_model, store_dir
 from serve.settings import EngineSettings, Profile, SettingsError, TelemetrySettings
 
 NO_VLLM = (
@@ -131,7 +131,7 @@ def engine_command(
 
 
 def _with_stored_model(settings: EngineSettings, machine: Machine) -> EngineSettings:
-    """A repository that has been pulled (`serve.model_store`) is served from its directory, so
+    """A repository that has been pulled (`serve.models.store`) is served from its directory, so
     offline; another one vLLM fetches by itself."""
     if machine.model_store is None or is_local(settings.model):
         return settings

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from serve.model_store import MANIFEST
+from serve.models.store import MANIFEST
 from serve.settings import AutoscaleSettings
 from tests.k8s.manifests import containers, main_container, mounted, render
 

@@ -1,0 +1,137 @@
+"""The model of a set-up as its files tell: where it is, what is wrong with them, its sizes."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.planner.model_shape import (
+    R1_DISTILL_QWEN_1_5B,
+    ModelShape,
+    ShapeError,
+    read_shape,
+)
+from serve.engine import is_local
+from serve.engine_faults import Fault
+from serve.models.check import check_model
+from serve.models.store import ModelError, complete_model, store_dir
+from serve.settings import EngineSettings
+
+_LFS = b"version https://git-lfs.github.com/spec/"
+_LFS_MAX_BYTES = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    name: str
+    """As the settings have it."""
+    directory: Path | None
+    """None: not on this machine."""
+    is_repository: bool = False
+    may_download: bool = True
+    """False where the environment forbids it (`HF_HUB_OFFLINE`)."""
+    faults: tuple[Fault, ...] = ()
+    shape: ModelShape | None = None
+    """None where it can't be known, or isn't a dense decoder's."""
+    context: int | None = None
+    """Positions that the model was made for; None where something scales them."""
+
+
+def find_model(engine: EngineSettings, env: Mapping[str, str]) -> ModelFacts:
+    """`env` is the environment that the engine will have."""
+    name = engine.model
+    is_repository = not is_local(name)
+    directory = _find_repository(name, env) if is_repository else Path(name)
+    offline = env.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
+    if directory is None or not os.path.isdir(directory):
+        known = R1_DISTILL_QWEN_1_5B if name.endswith(R1_DISTILL_QWEN_1_5B.name) else None
+        return ModelFacts(name, None, is_repository, not offline, shape=known)
+    needs_weights = engine.load_format != "dummy"
+    try:
+        shape = read_shape(directory)
+    except (ShapeError, ZeroDivisionError):
+        shape = None
+    return ModelFacts(
+        name,
+        directory,
+        is_repository,
+        not offline,
+        tuple(_faults(directory, needs_weights)),
+        shape,
+        _context(directory),
+    )
+
+
+def _find_repository(name: str, env: Mapping[str, str]) -> Path | None:
+    """In our own store, else in the Hugging Face cache (its layout: huggingface_hub's "Understand
+    caching")."""
+    if (stored := complete_model(store_dir(), name)) is not None:
+        return stored
+    home = Path(env.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
+    cache = Path(env.get("HF_HUB_CACHE") or home / "hub")
+    repository = cache / f"models--{name.replace('/', '--')}"
+    try:
+        return repository / "snapshots" / (repository / "refs" / "main").read_text().strip()
+    except OSError:
+        return None
+
+
+def _faults(directory: Path, needs_weights: bool) -> Iterator[Fault]:
+    try:
+        pointers = {path.name for path in directory.iterdir() if _is_pointer(path)}
+    except OSError as exc:
+        yield Fault(f"It can't be read ({exc.strerror}).", "Give this user the right to read it.")
+        return
+    for name in sorted(pointers):
+        yield Fault(
+            f"{name} is a git-LFS pointer, not the file itself.",
+            f"Fetch the files: `git -C {directory} lfs pull`.",
+        )
+    try:
+        checked = check_model(directory, hashes=False)
+    except ModelError as exc:
+        yield Fault(f"{exc}.", _fetch("OWNER/NAME", directory))
+        return
+    remedy = _fetch(checked.manifest.repo if checked.manifest else "OWNER/NAME", directory)
+    weights = (".safetensors", ".bin", ".pt", ".index.json")
+    for found in checked.damage:
+        if found.name not in pointers and (needs_weights or not found.name.endswith(weights)):
+            yield Fault(f"{found}.", remedy)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        path = directory / name
+        if name not in pointers and path.is_file() and _json(path) is None:
+            yield Fault(f"{name} is no JSON.", remedy)
+
+
+def _fetch(repo: str, directory: Path) -> str:
+    return f"Fetch it again: `r1-serve model pull {repo} --to {directory} --repair`."
+
+
+def _is_pointer(path: Path) -> bool:
+    """Raises `OSError` where it can't be read; a link to nothing is no pointer."""
+    if not path.is_file() or path.stat().st_size > _LFS_MAX_BYTES:
+        return False
+    return path.read_bytes().startswith(_LFS)
+
+
+def _context(directory: Path) -> int | None:
+    config = _json(directory / "config.json")
+    if not isinstance(config, dict):
+        return None
+    for key in ("rope_scaling", "rope_parameters"):
+        scaling = config.get(key)
+        if isinstance(scaling, dict) and "factor" in scaling:
+            return None
+    context = config.get("max_position_embeddings")
+    return context if isinstance(context, int) else None
+
+
+def _json(path: Path) -> object:
+    """None where it can't be read."""
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None

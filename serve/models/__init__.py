@@ -1,0 +1,1 @@
+"""Models on the disk: fetched from a hub, checked, listed, found when an engine starts."""
