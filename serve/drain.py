@@ -20,16 +20,22 @@ class Drain:
 
     def __init__(self) -> None:
         self.began = False
+        self._closed = False
         self._expired = False
         self._open: set[asyncio.Task[object]] = set()
 
     def begin(self) -> None:
-        """From now on nothing new is taken."""
+        """From now on nothing new is taken but from those who couldn't know."""
         self.began = True
 
-    def refuse(self) -> None:
-        """Raises `ShuttingDown` once the drain has begun."""
-        if self.began:
+    def close(self) -> None:
+        """From now on nothing new is taken at all."""
+        self._closed = True
+
+    def refuse(self, *, could_know: bool = True) -> None:
+        """Raises `ShuttingDown` once the drain has begun, to one who couldn't know of it once it is
+        closed."""
+        if self.began and (could_know or self._closed):
             raise ShuttingDown(
                 "the router is shutting down; send the request again, elsewhere or a little later",
                 retry_after_s=RETRY_AFTER_S,
@@ -56,7 +62,7 @@ class Drain:
 
     def expire(self) -> int:
         """Cuts short everything under way; how much that was."""
-        self._expired = True
+        self._closed = self._expired = True
         for task in self._open:
             task.cancel()
         return len(self._open)

@@ -38,6 +38,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     live: ClientLine | None = None
     """That of the response that is running; pipelined requests wait for their turn."""
+    came_before_drain = False
+    """Its client may ask once more: the head of no reply has told it yet to go."""
     _owed_since_s: float | None = None
     """Since when the client owes (the rest of) a request."""
     _in_head = True
@@ -185,3 +187,9 @@ def client_line(scope: Scope, send: Send) -> ClientLine | None:
     if isinstance(protocol, HttpProtocol) and isinstance(cycle, RequestResponseCycle):
         return ClientLine(protocol, cycle)
     return None
+
+
+def came_before_drain(scope: Scope) -> bool:
+    """Whether a request of a draining server is on a connection that was there before."""
+    protocol = scope.get("extensions", {}).get(_PROTOCOL)
+    return isinstance(protocol, HttpProtocol) and protocol.came_before_drain

@@ -20,7 +20,7 @@ from serve.admission import Admission, class_of
 from serve.drain import Drain
 from serve.errors import FAILED, ClientGone, NotReady, ServeError, TooManyRequests
 from serve.generation import Usage
-from serve.http import ClientLine, client_line
+from serve.http import ClientLine, came_before_drain, client_line
 from serve.record import Record
 from serve.telemetry import Telemetry
 from serve.visit import Visit
@@ -131,7 +131,7 @@ class EngineResponse(Response, abc.ABC):
         self.line = client_line(scope, send)
         drain: Drain = scope["app"].state.drain
         try:
-            drain.refuse()
+            drain.refuse(could_know=not came_before_drain(scope))
             with drain.under_way():
                 async with DisconnectGuard(receive, self.line) as guard, self.admission:
                     try:

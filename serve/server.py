@@ -30,6 +30,8 @@ LAST_WORDS_S = 5
 """After the drain's limit: for the error events to reach clients that read slowly."""
 LAST_CALL_S = 1
 """Clients ask again the moment their reply ends, which is when the drain does."""
+LAST_ORDERS = 0.5
+"""Of the drain's time: who asks again later is sent elsewhere, since his reply might be cut."""
 POLL_S = 0.02
 TICKS_BETWEEN_SWEEPS = 20
 """uvicorn's tick is 0.1 s."""
@@ -125,15 +127,19 @@ class _Server(uvicorn.Server):
         """Drains, then ends as uvicorn does. Cancelling cuts the drain short."""
         self._drain.begin()
         self._see_clients_off()
+        last_orders = asyncio.get_running_loop().call_later(
+            LAST_ORDERS * self._drain_timeout_s, self._drain.close
+        )
         try:
             async with asyncio.timeout(self._drain_timeout_s):
                 await self._all_answered()
         except TimeoutError:
             log.warning("replies still open after %.0f s of draining", self._drain_timeout_s)
         finally:
+            last_orders.cancel()
             if num_cut := self._drain.expire():
                 log.warning("replies cut short: %d", num_cut)
-            await self._last_call()
+                await self._last_call()
             await super().shutdown(sockets)
 
     def _see_clients_off(self) -> None:
@@ -141,21 +147,24 @@ class _Server(uvicorn.Server):
         so in its head."""
         self.server_state.default_headers = [(b"connection", b"close")]
         for connection in list(self.server_state.connections):
+            if isinstance(connection, HttpProtocol):
+                connection.came_before_drain = True
             if isinstance(connection, HttpToolsProtocol) and _awaits_another(connection):
                 connection.timeout_keep_alive = LAST_CALL_S
             else:
                 connection.shutdown()
 
     async def _all_answered(self) -> None:
-        """Returns once no request is running and every reply has left."""
-        state = self.server_state
-        while (  # noqa: ASYNC110  (uvicorn tells nobody when one of these ends)
-            state.tasks or any(_is_flushing(connection) for connection in state.connections)
-        ):
-            await asyncio.sleep(POLL_S)
+        """Returns once no request is running, every reply has left, and nobody who is still
+        connected has asked again for `LAST_CALL_S`."""
+        state, quiet_s = self.server_state, 0.0
+        while state.tasks or (state.connections and quiet_s < LAST_CALL_S):
+            await asyncio.sleep(POLL_S)  # uvicorn tells nobody when one of these ends
+            busy = state.tasks or any(map(_is_flushing, state.connections))
+            quiet_s = 0.0 if busy else quiet_s + POLL_S
 
     async def _last_call(self) -> None:
-        """Those who are still connected may ask, and are sent elsewhere."""
+        """Whose replies were cut may ask again, and are sent elsewhere."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LAST_CALL_S):
                 while self.server_state.connections:  # noqa: ASYNC110  (as above)
