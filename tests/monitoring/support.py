@@ -1,4 +1,4 @@
-"""What tests of dashboards and alerts share: the files, what a query names, and Prometheus itself."""
+"""What these tests share: dashboards and alerts, what a query names, and Prometheus itself."""
 
 from __future__ import annotations
 
@@ -162,9 +162,9 @@ class Prometheus:
         self._http = httpx.Client(base_url=url, timeout=20)
 
     def get(self, path: str, **parameters: str | float) -> Any:
-        reply = self._http.get(f"/api/v1/{path}", params=parameters).json()
-        assert reply["status"] == "success", reply
-        return reply["data"]
+        """Raises `httpx.HTTPError` where it isn't ready, or calls the query wrong."""
+        reply = self._http.get(f"/api/v1/{path}", params=parameters)
+        return reply.raise_for_status().json()["data"]
 
     def targets_up(self) -> bool:
         targets = self.get("targets")["activeTargets"]
@@ -220,5 +220,5 @@ def prometheus(folder: Path, targets: Mapping[str, Sequence[str]]) -> Iterator[P
 def _is_up(running: Prometheus) -> bool:
     try:
         return running.targets_up()
-    except httpx.TransportError:
+    except httpx.HTTPError:
         return False
