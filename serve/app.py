@@ -82,6 +82,7 @@ class App(FastAPI):
             await response(scope, request.receive, send)
         except ClientDisconnect:
             visit_of(scope).outcome = "client_gone"
+            self.state.router.telemetry.record_refused(scope["path"], "client_gone")
         except Exception as exc:  # answered and logged by the handlers of every other route
             if response is None:
                 self._count_refused(scope["path"], exc)

@@ -17,7 +17,8 @@ from serve.replica import EJECTIONS
 from serve.settings import config_dir
 from serve.telemetry import REJECTIONS
 from serve.upstream import RETRIES
-from tests.support import RunningRouter, running_router
+from tests.faults.support import connect
+from tests.support import RunningRouter, eventually, running_router
 
 CHAT = "/v1/chat/completions"
 LOOP = "Wait, 2 + 2 may be 5. Let me check. "
@@ -132,6 +133,21 @@ async def test_requests_that_no_reply_was_made_for_are_counted(router: RunningRo
     assert (await router.chat()).status_code == 503
     assert await metric(router, "r1_requests_total", outcome="unavailable", **labels) == 1
     assert await metric(router, "r1_rejections_total", reason="not_ready") == 1
+
+
+async def test_a_client_that_leaves_before_its_request_is_whole_is_counted(
+    router: RunningRouter,
+) -> None:
+    _, writer = await connect(router.url)
+    writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 99\r\n\r\n{")
+    await writer.drain()
+    writer.close()
+    labels = {"route": CHAT, "preset": "", "outcome": "client_gone"}
+
+    async def counted() -> bool:
+        return await metric(router, "r1_requests_total", **labels) == 1
+
+    await eventually(counted)
 
 
 async def test_only_replies_that_ended_well_have_a_duration(router: RunningRouter) -> None:
