@@ -13,9 +13,8 @@ import math
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import httpx
 
@@ -27,36 +26,21 @@ DASHBOARDS = Path(__file__).parent.parent / "k8s" / "components" / "monitoring" 
 COLUMN_IN, ROW_IN = 0.66, 0.34
 """Of Grafana's grid of 24 columns, in inches."""
 NUM_POINTS = 300
-COLOURS = [
-    "#3274d9",
-    "#56a64b",
-    "#e0b400",
-    "#e02f44",
-    "#8f3bb8",
-    "#ff780a",
-    "#37872d",
-    "#1f60c4",
-    "#c4162a",
-]
+BLUE, GREEN, YELLOW, RED = "#3274d9", "#37872d", "#e0b400", "#c4162a"
+COLOURS = [BLUE, "#73bf69", YELLOW, RED, "#8f3bb8", "#ff780a", GREEN, "#1f60c4"]
 LEGEND: dict[str, Any] = {"ncols": 4, "fontsize": 6.5, "frameon": False, "handlelength": 1}
-NAMED = {"transparent": "#444444", "green": "#37872d", "orange": "#d9730d", "red": "#c4162a"}
+NAMED = {"green": GREEN, "orange": "#d9730d", "red": RED}
 
 
-@dataclass(frozen=True)
-class Span:
+class Span(NamedTuple):
     """The time to show, and the window of rates."""
 
     start_s: float
     end_s: float
     window: str
 
-    @property
-    def step_s(self) -> float:
-        return (self.end_s - self.start_s) / NUM_POINTS
 
-
-@dataclass(frozen=True)
-class Line:
+class Line(NamedTuple):
     name: str
     times_s: list[float]
     values: list[float]
@@ -71,7 +55,7 @@ def ask(http: httpx.Client, panel: dict[str, Any], span: Span) -> list[Line]:
             "query": re.sub(r"\$\{?(namespace|preset)\}?", ".*", expr),
             "start": span.start_s,
             "end": span.end_s,
-            "step": span.step_s,
+            "step": (span.end_s - span.start_s) / NUM_POINTS,
         }
         reply = http.get("/api/v1/query_range", params=parameters).raise_for_status().json()
         for series in reply["data"]["result"]:
@@ -120,8 +104,8 @@ def draw(board: dict[str, Any], http: httpx.Client, span: Span) -> Figure:
             figure.text(0.008, top - 0.8 / rows, panel["title"], size=10, weight="bold")
             continue
         box = (left + 0.004, top - (at["h"] - 0.15) / rows, at["w"] / 24 - 0.008, at["h"] / rows)
-        lines = ask(http, panel, span)
-        (_stat if panel["type"] == "stat" else _lines)(figure, box, panel, lines, span)
+        paint = _stat if panel["type"] == "stat" else _lines
+        paint(figure, box, panel, ask(http, panel, span), span)
     return figure
 
 
@@ -134,10 +118,8 @@ def _stat(figure: Figure, box: Box, panel: dict[str, Any], lines: list[Line], sp
     figure.text(left + 0.003, bottom + 0.78 * height, panel["title"], size=8, color="#444444")
     latest = [(line.name, line.values[-1]) for line in lines if line.times_s[-1] > span.end_s - 60]
     for number, (name, value) in enumerate(latest):
-        colour = "#37872d"
-        for step in defaults["thresholds"]["steps"]:
-            if step["value"] is None or value >= step["value"]:
-                colour = NAMED[step["color"]]
+        steps = [it for it in defaults["thresholds"]["steps"] if value >= (it["value"] or 0)]
+        colour = NAMED[steps[-1]["color"]] if steps else GREEN
         x = left + 0.003 + number * width / max(1, len(latest))
         text = shown(value, defaults["unit"])
         figure.text(x, bottom + 0.3 * height, text, size=15, weight="bold", color=colour)
@@ -146,10 +128,12 @@ def _stat(figure: Figure, box: Box, panel: dict[str, Any], lines: list[Line], sp
 
 
 def _lines(figure: Figure, box: Box, panel: dict[str, Any], lines: list[Line], span: Span) -> None:
+    from matplotlib.lines import Line2D
+
     left, bottom, width, height = box
     axes = figure.add_axes((left + 0.035, bottom + 0.27 * height, width - 0.04, 0.58 * height))
-    custom = panel["fieldConfig"]["defaults"]["custom"]
-    unit = panel["fieldConfig"]["defaults"]["unit"]
+    defaults = panel["fieldConfig"]["defaults"]
+    custom, unit = defaults["custom"], defaults["unit"]
     axes.set_title(panel["title"], size=9, loc="left", pad=4)
     drawn = [line for line in lines if any(value == value for value in line.values)]
     if "stacking" in custom and drawn:
@@ -159,10 +143,10 @@ def _lines(figure: Figure, box: Box, panel: dict[str, Any], lines: list[Line], s
             style = "steps-post" if custom.get("lineInterpolation") == "stepAfter" else "default"
             axes.plot(line.times_s, line.values, color=_colour(number), lw=1.2, drawstyle=style)
     axes.set_xlim(span.start_s, span.end_s)
-    highest = panel["fieldConfig"]["defaults"].get("max")
+    highest = defaults.get("max")
     axes.set_ylim(0, highest * 1.02 if highest else max(axes.get_ylim()[1], 1e-9))
     if custom.get("thresholdsStyle"):
-        limit = panel["fieldConfig"]["defaults"]["thresholds"]["steps"][-1]["value"]
+        limit = defaults["thresholds"]["steps"][-1]["value"]
         if limit <= 1.5 * axes.get_ylim()[1]:
             axes.axhline(limit, color=NAMED["red"], lw=0.8, ls="--")
     axes.yaxis.set_major_formatter(lambda value, _: shown(value, unit))
@@ -173,8 +157,8 @@ def _lines(figure: Figure, box: Box, panel: dict[str, Any], lines: list[Line], s
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     names = [line.name for line in drawn]
-    marks = [_mark(number) for number in range(min(8, len(names)))]
-    axes.legend(marks, names[:8], loc="upper left", bbox_to_anchor=(-0.06, -0.14), **LEGEND)
+    marks = [Line2D([], [], color=_colour(number), lw=3) for number in range(len(names))]
+    axes.legend(marks[:8], names[:8], loc="upper left", bbox_to_anchor=(-0.06, -0.14), **LEGEND)
 
 
 def _stacked(axes: Axes, lines: Sequence[Line], span: Span) -> None:
@@ -190,12 +174,6 @@ def _stacked(axes: Axes, lines: Sequence[Line], span: Span) -> None:
 
 def _colour(number: int) -> str:
     return COLOURS[number % len(COLOURS)]
-
-
-def _mark(number: int) -> Any:
-    from matplotlib.lines import Line2D
-
-    return Line2D([], [], color=_colour(number), lw=3)
 
 
 def main() -> None:
