@@ -12,24 +12,26 @@ import json
 import math
 import re
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import httpx
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 DASHBOARDS = Path(__file__).parent.parent / "k8s" / "components" / "monitoring" / "dashboards"
 COLUMN_IN, ROW_IN = 0.66, 0.34
 """Of Grafana's grid of 24 columns, in inches."""
 NUM_POINTS = 300
-BLUE, GREEN, YELLOW, RED = "#3274d9", "#37872d", "#e0b400", "#c4162a"
-COLOURS = [BLUE, "#73bf69", YELLOW, RED, "#8f3bb8", "#ff780a", GREEN, "#1f60c4"]
+COLOURS = ["#3274d9", "#73bf69", "#e0b400", "#8f3bb8", "#ff780a", "#c4162a", "#37872d", "#1f60c4"]
 LEGEND: dict[str, Any] = {"ncols": 4, "fontsize": 6.5, "frameon": False, "handlelength": 1}
-NAMED = {"green": GREEN, "orange": "#d9730d", "red": RED}
+GRAFANAS = {"text": "tab:gray", "yellow": "gold"}
+"""Of its colours, those that matplotlib's palette has by another name."""
+
+
+Panel = dict[str, Any]
+Box = tuple[float, float, float, float]
 
 
 class Span(NamedTuple):
@@ -39,34 +41,56 @@ class Span(NamedTuple):
     end_s: float
     window: str
 
+    @property
+    def step_s(self) -> float:
+        return (self.end_s - self.start_s) / NUM_POINTS
+
+    @property
+    def times_s(self) -> list[float]:
+        return [self.start_s + self.step_s * number for number in range(NUM_POINTS + 1)]
+
 
 class Line(NamedTuple):
+    """A value at each of the span's times, NaN where there is none."""
+
     name: str
-    times_s: list[float]
     values: list[float]
+    colour: str
 
 
-def ask(http: httpx.Client, panel: dict[str, Any], span: Span) -> list[Line]:
+def ask(http: httpx.Client, panel: Panel, span: Span) -> list[Line]:
     """The series of all of a panel's queries; variables stand at All."""
-    lines = []
+    colours = {
+        override["matcher"]["options"]: _colour(override["properties"][0]["value"]["fixedColor"])
+        for override in panel["fieldConfig"]["overrides"]
+    }
+    lines: list[Line] = []
     for target in panel["targets"]:
         expr = target["expr"].replace("$__rate_interval", span.window)
         parameters: dict[str, str | float] = {
             "query": re.sub(r"\$\{?(namespace|preset)\}?", ".*", expr),
             "start": span.start_s,
             "end": span.end_s,
-            "step": (span.end_s - span.start_s) / NUM_POINTS,
+            "step": span.step_s,
         }
         reply = http.get("/api/v1/query_range", params=parameters).raise_for_status().json()
         for series in reply["data"]["result"]:
-            times, texts = zip(*series["values"], strict=True)
-            name = _named(target["legendFormat"], series["metric"])
-            lines.append(Line(name, list(times), [float(text) for text in texts]))
+            values = [math.nan] * (NUM_POINTS + 1)
+            for time_s, text in series["values"]:
+                values[round((time_s - span.start_s) / span.step_s)] = float(text)
+            if any(not math.isnan(value) for value in values):
+                name = _named(target["legendFormat"], series["metric"])
+                colour = colours.get(name, COLOURS[len(lines) % len(COLOURS)])
+                lines.append(Line(name, values, colour))
     return lines
 
 
 def _named(legend: str, labels: dict[str, str]) -> str:
     return re.sub(r"{{\s*(\w+)\s*}}", lambda it: labels.get(it[1], ""), legend) or "(none)"
+
+
+def _colour(grafanas: str) -> str:
+    return GRAFANAS.get(grafanas, f"tab:{grafanas}")
 
 
 def shown(value: float, unit: str) -> str:
@@ -79,7 +103,7 @@ def shown(value: float, unit: str) -> str:
         return f"{value:.3g} s" if value >= 1 or value == 0 else f"{1000 * value:.3g} ms"
     if unit == "bytes":
         return f"{value / 2**20:.3g} MiB"
-    number = f"{value / 1000:.3g} k" if abs(value) >= 10_000 else f"{value:.3g}"
+    number = f"{value / 1000:.3g} k" if abs(value) >= 1000 else f"{value:.3g}"
     return number + {"reqps": " req/s", "ops": " /s"}.get(unit, "")
 
 
@@ -104,30 +128,30 @@ def draw(board: dict[str, Any], http: httpx.Client, span: Span) -> Figure:
             figure.text(0.008, top - 0.8 / rows, panel["title"], size=10, weight="bold")
             continue
         box = (left + 0.004, top - (at["h"] - 0.15) / rows, at["w"] / 24 - 0.008, at["h"] / rows)
-        paint = _stat if panel["type"] == "stat" else _lines
-        paint(figure, box, panel, ask(http, panel, span), span)
+        lines = ask(http, panel, span)
+        if panel["type"] == "stat":
+            _stat(figure, box, panel, lines)
+        else:
+            _lines(figure, box, panel, lines, span)
     return figure
 
 
-Box = tuple[float, float, float, float]
-
-
-def _stat(figure: Figure, box: Box, panel: dict[str, Any], lines: list[Line], span: Span) -> None:
+def _stat(figure: Figure, box: Box, panel: Panel, lines: list[Line]) -> None:
     left, bottom, width, height = box
     defaults = panel["fieldConfig"]["defaults"]
     figure.text(left + 0.003, bottom + 0.78 * height, panel["title"], size=8, color="#444444")
-    latest = [(line.name, line.values[-1]) for line in lines if line.times_s[-1] > span.end_s - 60]
-    for number, (name, value) in enumerate(latest):
+    for number, line in enumerate(lines):
+        value = next(it for it in reversed(line.values) if not math.isnan(it))
         steps = [it for it in defaults["thresholds"]["steps"] if value >= (it["value"] or 0)]
-        colour = NAMED[steps[-1]["color"]] if steps else GREEN
-        x = left + 0.003 + number * width / max(1, len(latest))
+        colour = _colour(steps[-1]["color"] if steps else "green")
+        x = left + 0.003 + number * width / len(lines)
         text = shown(value, defaults["unit"])
         figure.text(x, bottom + 0.3 * height, text, size=15, weight="bold", color=colour)
         if panel["options"]["textMode"] == "value_and_name":
-            figure.text(x, bottom + 0.08 * height, name, size=7, color="#666666")
+            figure.text(x, bottom + 0.08 * height, line.name, size=7, color="#666666")
 
 
-def _lines(figure: Figure, box: Box, panel: dict[str, Any], lines: list[Line], span: Span) -> None:
+def _lines(figure: Figure, box: Box, panel: Panel, lines: list[Line], span: Span) -> None:
     from matplotlib.lines import Line2D
 
     left, bottom, width, height = box
@@ -135,45 +159,31 @@ def _lines(figure: Figure, box: Box, panel: dict[str, Any], lines: list[Line], s
     defaults = panel["fieldConfig"]["defaults"]
     custom, unit = defaults["custom"], defaults["unit"]
     axes.set_title(panel["title"], size=9, loc="left", pad=4)
-    drawn = [line for line in lines if any(value == value for value in line.values)]
-    if "stacking" in custom and drawn:
-        _stacked(axes, drawn, span)
+    if "stacking" in custom and lines:
+        heights = [[0.0 if math.isnan(it) else it for it in line.values] for line in lines]
+        axes.stackplot(span.times_s, *heights, colors=[line.colour for line in lines], alpha=0.75)
     else:
-        for number, line in enumerate(drawn):
+        for line in lines:
             style = "steps-post" if custom.get("lineInterpolation") == "stepAfter" else "default"
-            axes.plot(line.times_s, line.values, color=_colour(number), lw=1.2, drawstyle=style)
+            axes.plot(span.times_s, line.values, color=line.colour, lw=1.2, drawstyle=style)
     axes.set_xlim(span.start_s, span.end_s)
     highest = defaults.get("max")
     axes.set_ylim(0, highest * 1.02 if highest else max(axes.get_ylim()[1], 1e-9))
     if custom.get("thresholdsStyle"):
         limit = defaults["thresholds"]["steps"][-1]["value"]
         if limit <= 1.5 * axes.get_ylim()[1]:
-            axes.axhline(limit, color=NAMED["red"], lw=0.8, ls="--")
+            axes.axhline(limit, color="tab:red", lw=0.8, ls="--")
     axes.yaxis.set_major_formatter(lambda value, _: shown(value, unit))
     minutes = round((span.end_s - span.start_s) / 60)
-    ticks = [span.end_s - 60 * it for it in range(0, minutes + 1, max(1, minutes // 4))]
-    axes.set_xticks(ticks, [f"−{(span.end_s - it) / 60:.0f} min" for it in ticks])
+    ago = range(0, minutes + 1, max(1, minutes // 4))
+    names = [f"−{it} min" if it else "now" for it in ago]
+    axes.set_xticks([span.end_s - 60 * it for it in ago], names)
     axes.tick_params(labelsize=6.5, length=2)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    names = [line.name for line in drawn]
-    marks = [Line2D([], [], color=_colour(number), lw=3) for number in range(len(names))]
+    marks = [Line2D([], [], color=line.colour, lw=3) for line in lines]
+    names = [line.name for line in lines]
     axes.legend(marks[:8], names[:8], loc="upper left", bbox_to_anchor=(-0.06, -0.14), **LEGEND)
-
-
-def _stacked(axes: Axes, lines: Sequence[Line], span: Span) -> None:
-    """Over the times of all of them; who has no value there counts nothing."""
-    times = sorted({time_s for line in lines for time_s in line.times_s})
-    heights = []
-    for line in lines:
-        at = dict(zip(line.times_s, line.values, strict=True))
-        values = [at.get(time_s, 0.0) for time_s in times]
-        heights.append([0.0 if math.isnan(value) else value for value in values])
-    axes.stackplot(times, *heights, colors=[_colour(n) for n in range(len(lines))], alpha=0.75)
-
-
-def _colour(number: int) -> str:
-    return COLOURS[number % len(COLOURS)]
 
 
 def main() -> None:
@@ -182,18 +192,20 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10, help="how far back to look")
     parser.add_argument("--window", default="20s", help="of rates: four scrapes or more")
     parser.add_argument("--out", type=Path, default=Path("bench-results"))
+    parser.add_argument("--end", type=float, default=time.time(), help="Unix time; else now")
     given = parser.parse_args()
     import matplotlib
+    from PIL import Image
 
     matplotlib.use("agg")
-    now_s = time.time()
-    span = Span(now_s - 60 * given.minutes, now_s, given.window)
+    span = Span(given.end - 60 * given.minutes, given.end, given.window)
     given.out.mkdir(parents=True, exist_ok=True)
     with httpx.Client(base_url=given.url, timeout=60) as http:
         for path in sorted(DASHBOARDS.glob("*.json")):
             figure = draw(json.loads(path.read_text(encoding="utf-8")), http, span)
             target = given.out / f"dashboard-{path.stem}.png"
-            figure.savefig(target, dpi=90, pil_kwargs={"optimize": True})
+            figure.savefig(target, dpi=90)
+            Image.open(target).quantize(64).save(target, optimize=True)
             print(target)
 
 
