@@ -1,0 +1,276 @@
+"""What README and docs/ name exists: links and their anchors, commands of r1-serve with their
+options, make targets, settings, metrics, alerts, Kubernetes objects."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+import subprocess
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import typer.main
+import yaml
+
+from serve.cli import app
+from serve.errors import ServeError
+from serve.router import build_app
+from serve.settings import RouterSettings, Settings
+from tests.conftest import ROOT
+from tests.monitoring.support import ALERTS, program
+
+DOCS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+RUNBOOK = ROOT / "docs" / "runbook.md"
+CLI: Any = typer.main.get_command(app)
+ALERT_RULES = [
+    rule for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]
+]
+
+doc_pages = pytest.mark.parametrize("path", DOCS, ids=lambda path: str(path.relative_to(ROOT)))
+
+
+def prose(path: Path) -> str:
+    """Without code blocks."""
+    return re.sub(r"^```.*?^```", "", path.read_text(), flags=re.M | re.S)
+
+
+def blocks(path: Path, *languages: str) -> list[str]:
+    """The code blocks in one of these languages."""
+    found = re.findall(r"^```(\w*)\n(.*?)^```", path.read_text(), re.M | re.S)
+    return [text for language, text in found if language in languages]
+
+
+def anchors(path: Path) -> set[str]:
+    """As GitHub makes them of headings."""
+    seen: Counter[str] = Counter()
+    found = set()
+    for heading in re.findall(r"^#+ (.*)$", prose(path), re.M):
+        text = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading).strip().lower()
+        slug = re.sub(r"[^\w\- ]", "", text).replace(" ", "-")
+        found.add(f"{slug}-{seen[slug]}" if seen[slug] else slug)
+        seen[slug] += 1
+    return found
+
+
+@doc_pages
+def test_links_lead_somewhere(path: Path) -> None:
+    """Files of the checkout, and headings in them."""
+    for link in re.findall(r"\]\(([^)\s]+)\)", prose(path)):
+        if re.match(r"[a-z]+:", link):
+            continue
+        name, _, anchor = link.partition("#")
+        target = (path.parent / name).resolve() if name else path
+        assert target.exists(), link
+        if anchor:
+            assert anchor in anchors(target), link
+
+
+def test_every_page_is_linked_from_another() -> None:
+    linked = {
+        (page.parent / name).resolve()
+        for page in DOCS
+        for name in re.findall(r"\]\(([^)#\s]+)", prose(page))
+    }
+    assert set((ROOT / "docs").glob("*.md")) <= linked
+
+
+# --- commands -----------------------------------------------------------------------------------
+
+
+class Use(NamedTuple):
+    """`r1-serve …` as a page has it."""
+
+    text: str
+    words: list[str]
+
+
+def uses(path: Path) -> Iterator[Use]:
+    """In shell blocks and in code within a line; `…` and what follows is left out."""
+    lines = [
+        line
+        for block in blocks(path, "sh", "bash", "console", "")
+        for line in block.replace("\\\n", " ").splitlines()
+    ]
+    inline = re.findall(r"(?<!`)`([^`\n]+)`(?!`)", prose(path))
+    for text in (*lines, *inline):
+        for command in re.findall(r"(?:^|(?<!-n)[\s/])r1-serve (?=[a-z-])(.*)", text):
+            end = r"[…|;&<>#)\]\[]|\s--\s"
+            cut = re.split(end, command)[0]
+            if not re.match(r"[a-z]+(?=[\s]|$)", cut):
+                continue
+            yield Use(text, split(cut))
+
+
+def split(text: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError:  # a quote that the page closes further on
+        return text.split()
+
+
+def complaint(words: list[str]) -> str | None:
+    """What of a command line isn't there."""
+    command, path = CLI, ["r1-serve"]
+    rest = list(words)
+    while hasattr(command, "commands") and rest and not rest[0].startswith("-"):
+        name = rest.pop(0)
+        if name not in command.commands:
+            return f"{' '.join(path)} has no command {name}"
+        command = command.commands[name]
+        path.append(name)
+    options = {
+        option: it
+        for it in command.params
+        for option in (*it.opts, *it.secondary_opts)
+        if option.startswith("-")
+    }
+    for word in rest:
+        option = word.partition("=")[0]
+        if option.startswith("--") and option not in {*options, "--help"}:
+            return f"{' '.join(path)} has no option {option}"
+    return None
+
+
+@doc_pages
+def test_commands_and_their_options_exist(path: Path) -> None:
+    found = [(use.text, why) for use in uses(path) if (why := complaint(use.words))]
+    assert not found
+
+
+def test_a_command_that_does_not_exist_is_noticed() -> None:
+    assert complaint(["router", "--engine-url", "http://a"]) is None
+    assert complaint(["scale", "3", "--port", "8000"]) is None
+    assert complaint(["scale", "3", "--prot", "8000"]) == "r1-serve scale has no option --prot"
+    assert complaint(["key", "rotate"]) == "r1-serve key has no command rotate"
+    assert sum(1 for path in DOCS for _ in uses(path)) > 100
+
+
+@doc_pages
+def test_make_targets_exist(path: Path) -> None:
+    targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.M))
+    inline = re.findall(r"`([^`\n]+)`", prose(path))
+    for text in (*inline, *"\n".join(blocks(path, "sh", "bash", "console")).splitlines()):
+        for target in re.findall(r"(?:^|&& )make ([a-z][a-z0-9-]*)", text):
+            assert target in targets, text
+
+
+# --- names --------------------------------------------------------------------------------------
+
+
+@doc_pages
+def test_settings_exist(path: Path) -> None:
+    """`table.key` in backquotes."""
+    tables = {name: getattr(Settings(), name) for name in Settings.__struct_fields__}
+    for table, key in re.findall(r"`(\w+)\.(\w+)\b(?!\()", prose(path)):
+        if hasattr(tables.get(table), "__struct_fields__") and key not in ("py", "toml", "init"):
+            assert hasattr(tables[table], key), f"{table}.{key}"
+
+
+@pytest.fixture(scope="module")
+def router_metrics() -> set[str]:
+    """Names of families and of their samples."""
+    router = build_app(Settings(router=RouterSettings(engine_urls=["http://127.0.0.1:9"])))
+    text = router.state.router.telemetry.exposition().decode()
+    kinds = dict(re.findall(r"^# TYPE (\w+) (\w+)$", text, re.M))
+    histograms = [name for name, kind in kinds.items() if kind == "histogram"]
+    parts = [f"{name}_{part}" for name in histograms for part in ("bucket", "sum", "count")]
+    return {*kinds, *parts}
+
+
+@doc_pages
+def test_metrics_of_the_router_exist(path: Path, router_metrics: set[str]) -> None:
+    """`r1_process_*` and its like stand for several."""
+    for name, more in re.findall(r"\b(r1_[a-z0-9_]+)(\*|…)?", path.read_text()):
+        if more:
+            assert any(it.startswith(name) for it in router_metrics), name
+        else:
+            assert name in router_metrics or name in ("r1_serve",), name
+
+
+def test_metrics_of_the_engine_exist() -> None:
+    """By vLLM's source, where it is installed."""
+    spec = importlib.util.find_spec("vllm")
+    source = Path((spec and spec.submodule_search_locations or [""])[0], "v1", "metrics")
+    if not source.is_dir():
+        pytest.skip("no vLLM here")
+    known = "".join(it.read_text() for it in source.glob("*.py"))
+    for path in DOCS:
+        for name in re.findall(r"\bvllm:([a-z][a-z0-9_]+)", path.read_text()):
+            bare = re.sub(r"_(total|bucket|sum|count)$", "", name)
+            assert f'"vllm:{bare}' in known, f"{path.name}: {name}"
+
+
+@doc_pages
+def test_kubernetes_objects_exist(path: Path) -> None:
+    """`kind/name` and `kind name` in commands of kubectl."""
+    named = {
+        (it["kind"].lower(), it["metadata"]["name"])
+        for file in (ROOT / "k8s").rglob("*.yaml")
+        for it in yaml.safe_load_all(file.read_text())
+        if it and "metadata" in it
+    }
+    commands = re.findall(r"kubectl [^`\n]*", path.read_text())
+    for command in commands:
+        for kind, name in re.findall(
+            r"\b(deployment|service|job|daemonset)[/ ]([a-z0-9-]+)", command
+        ):
+            assert (kind, name) in named, command
+        for overlay in re.findall(r"-k (\S+)", command):
+            assert (ROOT / overlay / "kustomization.yaml").is_file(), command
+
+
+# --- the runbook --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rule", ALERT_RULES, ids=lambda rule: rule["alert"])
+def test_every_alert_leads_to_a_section_that_names_it(rule: dict[str, Any]) -> None:
+    page, _, anchor = rule["annotations"]["runbook_url"].partition("#")
+    assert page == "docs/runbook.md"
+    sections = re.split(r"^## ", RUNBOOK.read_text(), flags=re.M)
+    (section,) = [
+        it for it in sections if it.partition("\n")[0].lower().replace(" ", "-") == anchor
+    ]
+    assert f"`{rule['alert']}`" in section
+
+
+def test_alerts_that_pages_name_exist() -> None:
+    known = {rule["alert"] for rule in ALERT_RULES}
+    for path in DOCS:
+        assert set(re.findall(r"`(R1[A-Z]\w+)`", path.read_text())) <= known, path.name
+
+
+def test_the_runbook_knows_every_error_that_a_client_may_get() -> None:
+    """Those of the transport apart, which need no one on call."""
+
+    def codes(kind: type[ServeError]) -> set[str]:
+        return {str(kind.code)}.union(*(codes(it) for it in kind.__subclasses__()))
+
+    told = set(re.findall(r"`(\w+)`", RUNBOOK.read_text()))
+    quiet = {"internal_error", "malformed_http", "headers_too_large", "not_found"}
+    assert codes(ServeError) - told <= {*quiet, "method_not_allowed"}
+
+
+def test_queries_are_promql(tmp_path: Path) -> None:
+    """Of all pages, by promtool."""
+    queries = [
+        line
+        for path in DOCS
+        for block in blocks(path, "promql")
+        for line in block.splitlines()
+        if line and not line.startswith("#")
+    ]
+    assert queries
+    rules = [{"record": f"r{n}", "expr": query} for n, query in enumerate(queries)]
+    file = tmp_path / "rules.yaml"
+    file.write_text(yaml.safe_dump({"groups": [{"name": "docs", "rules": rules}]}))
+    done = subprocess.run(
+        [program("promtool"), "check", "rules", str(file)],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
