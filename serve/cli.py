@@ -35,7 +35,7 @@ from serve.doctor.command import doctor
 from serve.engine import Machine, engine_command, find_machine, traced
 from serve.fleet_commands import restart, scale, status
 from serve.key_commands import key_app
-from serve.keys import check_exposure
+from serve.keys import check_exposure, read_keys
 from serve.models.commands import model_app
 from serve.settings import EngineSettings, Settings
 
@@ -97,6 +97,7 @@ def up(
             return validated(msgspec.structs.replace(settings, engine=engine)), machine
 
         settings, machine = read()
+        _check_files(settings)
         _configure_logging(console, settings)
         run_loop(launch.up(settings, machine, console, _run_router, read))
     raise typer.Exit(0)
@@ -214,6 +215,15 @@ def _with_server(settings: Settings, **changes: object) -> Settings:
     server = replaced(settings.server, **changes)
     check_exposure(server)
     return msgspec.structs.replace(settings, server=server)
+
+
+def _check_files(settings: Settings) -> None:
+    """Reads what the router will read once the engines are up. Raises `SettingsError`."""
+    from serve.presets import load_presets
+
+    if settings.server.keys_file is not None:
+        read_keys(Path(settings.server.keys_file))
+    load_presets(Path(settings.router.presets) if settings.router.presets else None)
 
 
 def _with_model(engine: EngineSettings, model: str | None, name: str | None) -> EngineSettings:

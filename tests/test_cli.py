@@ -100,6 +100,19 @@ def test_up_does_not_start_engines_for_an_open_address(fake_vllm_env: dict[str, 
     assert "Engine" not in done.stderr
 
 
+@pytest.mark.parametrize("where", ["[server]\nkeys_file", "[router]\npresets"])
+def test_up_does_not_start_engines_for_a_router_that_could_not_serve(
+    where: str, tmp_path: Path, fake_vllm_env: dict[str, str]
+) -> None:
+    """Files that only the router reads are looked at first."""
+    config = tmp_path / "t.toml"
+    config.write_text(f'base = "cpu"\n{where} = "gone.toml"\n')
+    done = run("up", "--config", str(config), "--port", "0", **fake_vllm_env)
+    assert done.returncode == 2
+    assert "gone.toml: No such file" in done.stderr
+    assert "Engines" not in done.stderr
+
+
 def test_a_missing_model_is_told_without_a_traceback(fake_vllm_env: dict[str, str]) -> None:
     """Status 1, the path, and what to do."""
     done = run("up", "--model", "/no/such/model", "--port", "0", **fake_vllm_env)
