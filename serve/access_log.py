@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 MAX_BACKLOG_BYTES = 4 << 20
 """Some ten thousand lines."""
+GATHER_S = 0.2
+"""For more lines to come before any is written: to wake a thread costs more than a line does."""
 LAST_LINES_S = 2.0
 """For what waits at the end."""
 _POLL_S = 0.01
@@ -54,8 +56,8 @@ class AccessLog:
         self._num_refused = 0
         self._num_failed = 0
         self._failing = False
-        self._ending = False
         self._wake = threading.Event()
+        self._ending = threading.Event()
 
     @property
     def num_lost(self) -> int:
@@ -82,7 +84,7 @@ class AccessLog:
         try:
             yield
         finally:
-            self._ending = True
+            self._ending.set()
             self._wake.set()
             deadline_s = time.monotonic() + LAST_LINES_S
             while thread.is_alive() and time.monotonic() < deadline_s:  # noqa: ASYNC110
@@ -93,8 +95,9 @@ class AccessLog:
     # ---- in the thread ----
 
     def _run(self) -> None:
-        while not (self._ending and not self._lines):
+        while self._lines or not self._ending.is_set():
             self._wake.wait()
+            self._ending.wait(GATHER_S)
             self._wake.clear()
             while self._lines:
                 self._write_some()

@@ -131,10 +131,11 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningEngine]:
 
 
 @pytest.fixture
-def log() -> Iterator[Log]:
-    """A pipe for an access log: `Worker(log_fd=log.write_fd)`."""
+def log(monkeypatch: pytest.MonkeyPatch) -> Iterator[Log]:
+    """A pipe for an access log: `Worker(log_fd=log.write_fd)`. Lines come at once."""
     from tests.listening import Log
 
+    monkeypatch.setattr("serve.access_log.GATHER_S", 0)
     log = Log()
     yield log
     log.close()
