@@ -24,6 +24,8 @@ from tests.test_router_admission import bearer, make_key
 
 STAND_IN = {"model": "stand-in"}
 ENOUGH_S = 25.0
+LONG = "What is 12 + 30? " * 40
+"""Blocks of vLLM's prefix cache hold 128 tokens on a CPU."""
 STAYS_0 = {"fleet: Preemptions A": "an engine preempts where its KV cache is too small"}
 
 
@@ -51,6 +53,7 @@ class Traffic:
             chat("What is 47 + 85?", **self._real, preset="math", votes=3, temperature=0.9),
             chat("What is 47 + 85?", **self._real, preset="math", thinking_token_budget=16),
             chat("What is 3 + 4?", **self._real, preset="math", max_tokens=24),
+            chat(LONG, **self._real, max_tokens=16),
             chat(scripted(think="It may be 4 or 5. Let me check. " * 50), **STAND_IN),
             chat(scripted(answer=60), **STAND_IN, max_tokens=40, recover=False),
             chat(scripted(), **STAND_IN, service_tier="flex"),
