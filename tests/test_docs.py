@@ -194,7 +194,7 @@ def test_metrics_of_the_router_exist(path: Path, router_metrics: set[str]) -> No
 def test_metrics_of_the_engine_exist() -> None:
     """By vLLM's source, where it is installed."""
     spec = importlib.util.find_spec("vllm")
-    source = Path((spec and spec.submodule_search_locations or [""])[0], "v1", "metrics")
+    source = Path(((spec and spec.submodule_search_locations) or [""])[0], "v1", "metrics")
     if not source.is_dir():
         pytest.skip("no vLLM here")
     known = "".join(it.read_text() for it in source.glob("*.py"))
