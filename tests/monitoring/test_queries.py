@@ -1,7 +1,8 @@
-"""No dashboard, alert or autoscaler names a metric or a label that nobody exports."""
+"""No dashboard, alert, autoscaler or page names a metric or a label that nobody exports."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -52,9 +53,18 @@ def alert_queries() -> Iterator[Query]:
         yield Query(f"alert {rule['alert']}", rule["expr"], shown.replace("$value", ""))
 
 
+def written_queries() -> Iterator[Query]:
+    """Those that the documentation tells people to ask, a line each."""
+    for path in sorted((ROOT / "docs").glob("*.md")):
+        for block in re.findall(r"```promql\n(.*?)```", path.read_text(encoding="utf-8"), re.S):
+            for line in block.splitlines():
+                if line and not line.startswith("#"):
+                    yield Query(f"docs/{path.name}", line)
+
+
 def all_queries() -> list[Query]:
     boards = [it for path in DASHBOARDS for it in (*panel_queries(path), *variable_queries(path))]
-    return [*boards, *alert_queries(), *autoscaling_queries()]
+    return [*boards, *alert_queries(), *autoscaling_queries(), *written_queries()]
 
 
 def of_router() -> Exported:
@@ -77,6 +87,7 @@ def test_there_are_queries_of_each_kind() -> None:
     """So that none of the above passes for want of any."""
     assert len(list(autoscaling_queries())) >= 1
     assert len(list(alert_queries())) >= 15
+    assert len(list(written_queries())) >= 5
     assert all(len(list(panel_queries(path))) >= 15 for path in DASHBOARDS)
     assert {path.stem for path in DASHBOARDS} == {"overview", "thinking", "fleet"}
 
