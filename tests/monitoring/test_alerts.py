@@ -118,20 +118,6 @@ def test_prometheus_is_told_to_ask_every_router_and_engine() -> None:
         assert any(f'job="{name}"' in rule["expr"] for rule in rules())
 
 
-def test_the_router_in_rays_head_is_asked_too() -> None:
-    """KubeRay puts these two labels on the pod."""
-    manifests = render("gpu-ray+monitoring")
-    monitor = manifests.one("PodMonitor", "r1-ray-head")["spec"]
-    (cluster,) = manifests.of("RayCluster")
-    assert monitor["selector"]["matchLabels"] == {
-        "ray.io/cluster": cluster["metadata"]["name"],
-        "ray.io/node-type": "head",
-    }
-    (endpoint,) = monitor["podMetricsEndpoints"]
-    (container,) = manifests.pod("ray-head")["spec"]["containers"]
-    assert endpoint["port"] in {port["name"] for port in container["ports"]}
-
-
 def test_grafana_finds_the_dashboards() -> None:
     """By the label that its sidecar looks for; each as it stands in its file."""
     manifests = render("gpu+monitoring")
