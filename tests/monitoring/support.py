@@ -38,6 +38,14 @@ def program(name: str) -> str:
     return path
 
 
+def promtool(*arguments: str | Path) -> str:
+    """What it says; a complaint fails the test."""
+    command = [program("promtool"), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
 # --- dashboards and alerts ----------------------------------------------------------------------
 
 

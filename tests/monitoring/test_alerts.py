@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import runpy
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +12,9 @@ import yaml
 
 from tests.conftest import ROOT
 from tests.k8s.manifests import render
-from tests.monitoring.support import (
-    ALERTS,
-    DASHBOARDS,
-    MONITORING,
-    Query,
-    panel_queries,
-    program,
-    rules,
-    variable_queries,
-)
+from tests.monitoring.support import ALERTS, DASHBOARDS, MONITORING, promtool, rules
 
 TESTS = Path(__file__).parent / "alerts_test.yaml"
-
-
-def promtool(*arguments: str | Path) -> str:
-    """What it says; a complaint fails the test."""
-    command = [program("promtool"), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 def test_the_rules_are_sound() -> None:
@@ -57,16 +39,9 @@ def test_each_alert_has_a_test_in_which_it_fires() -> None:
 
 @pytest.mark.parametrize("rule", rules(), ids=lambda rule: str(rule["alert"]))
 def test_an_alert_says_how_bad_it_is_and_where_its_remedy_stands(rule: dict[str, Any]) -> None:
+    """tests/test_docs.py follows the link."""
     assert rule["labels"] in ({"severity": "critical"}, {"severity": "warning"})
     assert {"summary", "description", "runbook_url"} == set(rule["annotations"])
-    page, _, slug = rule["annotations"]["runbook_url"].partition("#")
-    headings = re.findall(r"^##+ (.+)$", (ROOT / page).read_text(encoding="utf-8"), re.M)
-    assert slug in {_slug(heading) for heading in headings}
-
-
-def _slug(heading: str) -> str:
-    """As GitHub makes it of a heading."""
-    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
 def test_every_alert_is_documented() -> None:
@@ -82,22 +57,6 @@ def test_the_operators_rule_is_the_file_of_alerts() -> None:
     script = runpy.run_path(str(ROOT / "scripts" / "prometheus_rule.py"))
     assert written == script["prometheus_rule"](ALERTS.read_text(encoding="utf-8"))
     assert yaml.safe_load(written)["spec"] == yaml.safe_load(ALERTS.read_text(encoding="utf-8"))
-
-
-def test_each_query_of_the_dashboards_is_promql(tmp_path: Path) -> None:
-    """Each made the expression of a rule: promtool parses no bare query."""
-    queries = [it for path in DASHBOARDS for it in (*panel_queries(path), *variable_queries(path))]
-    recorded = [
-        {"record": f"q{number}", "expr": query.filled("1m")} for number, query in enumerate(queries)
-    ]
-    path = tmp_path / "rules.yaml"
-    path.write_text(yaml.safe_dump({"groups": [{"name": "q", "rules": recorded}]}))
-    promtool("check", "rules", "--lint=none", path)
-
-
-def test_queries_are_filled_in_as_grafana_does() -> None:
-    query = Query("here", 'rate(x{namespace=~"$namespace", preset=~"${preset}"}[$__rate_interval])')
-    assert query.filled("1m") == 'rate(x{namespace=~".*", preset=~".*"}[1m])'
 
 
 # --- Kubernetes ---------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -19,6 +20,7 @@ from tests.monitoring.support import (
     exported,
     panel_queries,
     problems,
+    promtool,
     rules,
     variable_queries,
 )
@@ -55,16 +57,21 @@ def alert_queries() -> Iterator[Query]:
 
 def written_queries() -> Iterator[Query]:
     """Those that the documentation tells people to ask, a line each."""
-    for path in sorted((ROOT / "docs").glob("*.md")):
+    for path in sorted((ROOT / "docs").rglob("*.md")):
         for block in re.findall(r"```promql\n(.*?)```", path.read_text(encoding="utf-8"), re.S):
             for line in block.splitlines():
                 if line and not line.startswith("#"):
                     yield Query(f"docs/{path.name}", line)
 
 
+def board_queries() -> Iterator[Query]:
+    for path in DASHBOARDS:
+        yield from panel_queries(path)
+        yield from variable_queries(path)
+
+
 def all_queries() -> list[Query]:
-    boards = [it for path in DASHBOARDS for it in (*panel_queries(path), *variable_queries(path))]
-    return [*boards, *alert_queries(), *autoscaling_queries(), *written_queries()]
+    return [*board_queries(), *alert_queries(), *autoscaling_queries(), *written_queries()]
 
 
 def of_router() -> Exported:
@@ -81,6 +88,23 @@ def test_the_router_exports_what_is_asked_of_it() -> None:
 def test_vllm_exports_what_is_asked_of_it(engine: RunningEngine) -> None:
     of_engine = exported(httpx.get(f"{engine.url}/metrics").text)
     assert problems(all_queries(), {**of_engine, **of_router()}) == []
+
+
+def test_each_query_is_promql(tmp_path: Path) -> None:
+    """Each made the expression of a rule: promtool parses no bare query. Alerts it reads as they
+    are."""
+    queries = [*board_queries(), *written_queries()]
+    recorded = [
+        {"record": f"q{number}", "expr": query.filled("1m")} for number, query in enumerate(queries)
+    ]
+    path = tmp_path / "rules.yaml"
+    path.write_text(yaml.safe_dump({"groups": [{"name": "q", "rules": recorded}]}))
+    promtool("check", "rules", "--lint=none", path)
+
+
+def test_queries_are_filled_in_as_grafana_does() -> None:
+    query = Query("here", 'rate(x{namespace=~"$namespace", preset=~"${preset}"}[$__rate_interval])')
+    assert query.filled("1m") == 'rate(x{namespace=~".*", preset=~".*"}[1m])'
 
 
 def test_there_are_queries_of_each_kind() -> None:
