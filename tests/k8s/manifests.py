@@ -95,13 +95,39 @@ def rendered(variant: str) -> str:
     overlay, *components = variant.split("+")
     if not components:
         return _kustomize(K8S / "overlays" / overlay)
-    with tempfile.TemporaryDirectory() as folder:
-        kustomization = {
-            "resources": [os.path.relpath(K8S / "overlays" / overlay, folder)],
-            "components": [os.path.relpath(K8S / "components" / it, folder) for it in components],
+    return _kustomized(
+        {
+            "resources": [K8S / "overlays" / overlay],
+            "components": [K8S / "components" / it for it in components],
         }
-        Path(folder, "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
-        return _kustomize(Path(folder))
+    )
+
+
+def overlay_of(kustomization: dict[str, Any]) -> Manifests:
+    """Of an overlay that lies beside a checkout named `r1-serve`, with a settings file in it."""
+    here = {
+        **kustomization,
+        **{
+            kind: [ROOT / it.removeprefix("../r1-serve/") for it in kustomization.get(kind, ())]
+            for kind in ("resources", "components")
+        },
+    }
+    text = _kustomized(here)
+    return Manifests(text, parsed(text))
+
+
+def _kustomized(kustomization: dict[str, Any]) -> str:
+    """Paths in it are absolute; kustomize wants them relative."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name).resolve()
+        shutil.copy(ROOT / "configs" / "kubernetes.toml", folder)
+        relative = {
+            kind: [os.path.relpath(it, folder) for it in kustomization[kind]]
+            for kind in ("resources", "components")
+        }
+        whole = yaml.safe_dump({**kustomization, **relative})
+        Path(folder, "kustomization.yaml").write_text(whole)
+        return _kustomize(folder)
 
 
 @functools.cache

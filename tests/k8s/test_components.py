@@ -6,13 +6,16 @@ import os
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
+from serve.access import NEEDS_NO_KEY
 from serve.models.store import MANIFEST
-from serve.settings import AutoscaleSettings
-from tests.k8s.manifests import containers, main_container, mounted, render
+from serve.router import build_app
+from serve.settings import AutoscaleSettings, RouterSettings, Settings
+from tests.k8s.manifests import Manifests, containers, main_container, mounted, render
 
 MODEL = "/models/DeepSeek-R1-Distill-Qwen-1.5B"
 
@@ -130,19 +133,72 @@ def test_an_apply_leaves_the_number_to_the_autoscaler() -> None:
     assert scaled["spec"]["minReplicaCount"] >= 2
 
 
-@pytest.mark.parametrize("component", ["ingress", "gateway"])
-def test_the_ways_in_lead_to_the_router(component: str) -> None:
+WAYS_IN = ["edge", "gpu+ingress", "gpu+gateway"]
+
+
+def published(manifests: Manifests) -> list[tuple[str, str, dict[str, Any]]]:
+    """Kind of match, path and backend of every way in from outside."""
+    found = []
+    for ingress in manifests.of("Ingress"):
+        assert "defaultBackend" not in ingress["spec"]
+        for rule in ingress["spec"]["rules"]:
+            for it in rule["http"]["paths"]:
+                found.append((it["pathType"], it["path"], it["backend"]["service"]))
+    for route in manifests.of("HTTPRoute"):
+        for rule in route["spec"]["rules"]:
+            (backend,) = rule["backendRefs"]
+            found += [(it["path"]["type"], it["path"]["value"], backend) for it in rule["matches"]]
+    return found
+
+
+def is_published(manifests: Manifests, path: str) -> bool:
+    """As Kubernetes compares: prefixes by whole elements."""
+    return any(
+        path == to or ("Prefix" in kind and path.startswith(to.rstrip("/") + "/"))
+        for kind, to, _ in published(manifests)
+    )
+
+
+@pytest.mark.parametrize("variant", WAYS_IN)
+def test_the_ways_in_lead_to_the_router(variant: str) -> None:
     """To a port that its Service has."""
-    manifests = render(f"gpu+{component}")
+    manifests = render(variant)
     (port,) = manifests.one("Service", "r1-router")["spec"]["ports"]
-    if component == "ingress":
-        (rule,) = manifests.one("Ingress", "r1-router")["spec"]["rules"]
-        (path,) = rule["http"]["paths"]
-        service = path["backend"]["service"]
-        assert service == {"name": "r1-router", "port": {"name": port["name"]}}
-    else:
-        (rule,) = manifests.one("HTTPRoute", "r1-router")["spec"]["rules"]
-        assert rule["backendRefs"] == [{"name": "r1-router", "port": port["port"]}]
+    backends = [backend for _, _, backend in published(manifests)]
+    assert backends
+    for backend in backends:
+        assert backend["name"] == "r1-router"
+        assert backend["port"] in ({"name": port["name"]}, port["port"])
+
+
+@pytest.mark.parametrize("variant", WAYS_IN)
+def test_from_outside_everything_asks_for_a_key(variant: str) -> None:
+    """What clients call is reached; metrics, the API's description and the replicas' addresses are
+    for those inside."""
+    manifests = render(variant)
+    settings = Settings(router=RouterSettings(engine_urls=["http://127.0.0.1:9"]))
+    inside = {"/", "/replicas", *NEEDS_NO_KEY}
+    for path in inside | build_app(settings).openapi()["paths"].keys():
+        assert is_published(manifests, path) is (path not in inside), path
+
+
+@pytest.mark.parametrize("variant", ["edge", "gpu+ingress"])
+def test_the_ingress_takes_keys_over_tls_alone(variant: str) -> None:
+    """Of Traefik it takes annotations, of ingress-nginx a host with a certificate."""
+    ingress = render(variant).one("Ingress", "r1-router")
+    notes = ingress["metadata"]["annotations"]
+    assert notes["traefik.ingress.kubernetes.io/router.entrypoints"] == "websecure"
+    assert notes["traefik.ingress.kubernetes.io/router.tls"] == "true"
+    assert notes["nginx.ingress.kubernetes.io/force-ssl-redirect"] == "true"
+    (tls,) = ingress["spec"]["tls"]
+    assert tls["secretName"] == "r1-serve-tls"
+    assert tls["hosts"] == [rule["host"] for rule in ingress["spec"]["rules"]]
+
+
+def test_the_route_is_attached_to_the_listener_with_tls() -> None:
+    """And to no other of that Gateway."""
+    route = render("gpu+gateway").one("HTTPRoute", "r1-router")
+    assert route["spec"]["parentRefs"] == [{"name": "r1-serve", "sectionName": "https"}]
 
 
 def test_streams_pass_unbuffered_and_to_their_end() -> None:
