@@ -113,6 +113,7 @@ def test_engines_are_scaled_by_their_requests() -> None:
     target = AutoscaleSettings().target_requests_per_replica
     assert float(trigger["metadata"]["threshold"]) == target
     assert trigger["metricType"] == "AverageValue"
+    assert target < (manifests.settings().engine.max_num_seqs or 0), "else it adds one too late"
 
 
 def test_prometheus_that_is_gone_scales_nothing_down() -> None:

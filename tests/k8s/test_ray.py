@@ -81,6 +81,11 @@ def test_the_settings_put_the_engines_on_this_cluster(settings: Settings) -> Non
     assert settings.server.host == "0.0.0.0"
 
 
+def test_who_finds_no_room_waits_at_the_router(settings: Settings) -> None:
+    """It is the only one: it sends an engine as many as that runs at once."""
+    assert settings.router.max_in_flight_per_replica == settings.engine.max_num_seqs is not None
+
+
 def test_the_router_finds_its_settings_and_its_keys(settings: Settings) -> None:
     """Where the head mounts them."""
     command = ROUTER["args"][0].splitlines()[-1]

@@ -18,6 +18,8 @@ from tests.k8s.manifests import (
 
 WRITABLE_ROOT = {"engine", "ray-head", "ray-worker"}
 """NVIDIA's hook writes to it, and Ray's image is the user's own."""
+WEIGHTS_GIB = 3.55 / 1.0737
+"""Of DeepSeek-R1-Distill-Qwen-1.5B; docs/runbook.md says what an engine takes beside them."""
 OF_THE_NODE = ("hostNetwork", "hostPID", "hostIPC")
 
 
@@ -94,6 +96,27 @@ def test_engines_get_the_gpus_that_the_settings_use(variant: str) -> None:
     assert int(limits["nvidia.com/gpu"]) == manifests.settings().engine.tensor_parallel_size
     (toleration,) = template["spec"]["tolerations"]
     assert toleration["key"] == "nvidia.com/gpu"
+
+
+def gib(quantity: str) -> float:
+    number, unit = quantity[:-2], quantity[-2:]
+    return float(number) * {"Gi": 1, "Mi": 2**-10}[unit]
+
+
+def cpus(quantity: str) -> float:
+    return float(quantity[:-1]) / 1000 if quantity.endswith("m") else float(quantity)
+
+
+@pytest.mark.parametrize("variant", ["edge", "gpu", "gpu-ray"])
+def test_an_engine_fits_on_the_usual_node_with_one_gpu(variant: str) -> None:
+    """4 CPUs and 16 GiB, of which Kubernetes leaves some 13 to pods; a router beside it, but on
+    Ray, where it is in the head. The limit has room for what an engine takes."""
+    names = {"ray-gpu"} if variant == "gpu-ray" else {"r1-engine", "r1-router"}
+    there = [main_container(it)["resources"] for name, it in pods(variant) if name in names]
+    assert sum(cpus(it["requests"]["cpu"]) for it in there) <= 3.5
+    assert sum(gib(it["requests"]["memory"]) for it in there) <= 12
+    (engine,) = [it for it in there if "nvidia.com/gpu" in it["limits"]]
+    assert WEIGHTS_GIB + 6 + 2 <= gib(engine["limits"]["memory"]) <= 14
 
 
 @pytest.mark.parametrize("variant", ["edge", "gpu"])

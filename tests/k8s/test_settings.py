@@ -117,6 +117,20 @@ def test_the_router_resolves_the_headless_service(overlay: str) -> None:
 
 
 @pytest.mark.parametrize("overlay", WITH_ENGINES)
+def test_who_finds_no_room_waits_at_a_router(overlay: str) -> None:
+    """All routers together send an engine as many requests as it runs at once: with more the line,
+    its priorities and 429 would never come to it, with fewer the engine would not be full."""
+    manifests = render(overlay)
+    settings = manifests.settings()
+    num_routers = manifests.one("Deployment", "r1-router")["spec"]["replicas"]
+    share = settings.router.max_in_flight_per_replica
+    assert share is not None
+    assert num_routers * share == settings.engine.max_num_seqs
+    num_engines = manifests.one("Deployment", "r1-engine")["spec"]["replicas"]
+    assert settings.router.max_in_flight >= share * num_engines
+
+
+@pytest.mark.parametrize("overlay", WITH_ENGINES)
 def test_clients_reach_the_router(overlay: str) -> None:
     """Port 80 of the Service is the port that the settings open."""
     manifests = render(overlay)
