@@ -25,10 +25,10 @@ NO_KUBECTL = (
 )
 OVERLAYS = sorted(path.parent.name for path in K8S.glob("overlays/*/kustomization.yaml"))
 COMPONENTS = sorted(path.parent.name for path in K8S.glob("components/*/kustomization.yaml"))
-ADDED = [name for name in COMPONENTS if name not in ("model-cache", "ray")]
-"""To the overlay `gpu`; the other two are in it, or in another overlay."""
+ADDED = [name for name in COMPONENTS if name not in ("model-cache", "ray", "monitoring-ray")]
+"""To the overlay `gpu`; the others are in it, or for another overlay."""
 ALL_ADDED = "+".join(["gpu", *ADDED])
-VARIANTS = [*OVERLAYS, *(f"gpu+{name}" for name in ADDED), ALL_ADDED]
+VARIANTS = [*OVERLAYS, *(f"gpu+{name}" for name in ADDED), ALL_ADDED, "gpu-ray+monitoring-ray"]
 """Everything that is rendered: an overlay, or one with components added."""
 WITH_ENGINES = ["dev", "edge", "gpu"]
 """The overlays over the base."""

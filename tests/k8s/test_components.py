@@ -15,7 +15,7 @@ from serve.access import NEEDS_NO_KEY
 from serve.models.store import MANIFEST
 from serve.router import build_app
 from serve.settings import AutoscaleSettings, RouterSettings, Settings
-from tests.k8s.manifests import Manifests, containers, main_container, mounted, render
+from tests.k8s.manifests import Manifests, containers, main_container, mounted, port_of, render
 
 MODEL = "/models/DeepSeek-R1-Distill-Qwen-1.5B"
 
@@ -221,3 +221,21 @@ def test_prometheus_is_asked_where_the_policies_let_it_in() -> None:
     (scaled,) = render("gpu+autoscaling-keda").of("ScaledObject")
     host = urlsplit(scaled["spec"]["triggers"][0]["metadata"]["serverAddress"]).hostname or ""
     assert host.split(".")[1] == "monitoring"
+
+
+def test_on_ray_the_head_is_asked_as_the_router() -> None:
+    """By KubeRay's labels, at a port that it has; alerts and dashboards are the same."""
+    on_ray, plain = render("gpu-ray+monitoring-ray"), render("gpu+monitoring")
+    (monitor,) = on_ray.of("PodMonitor")
+    labels = {"ray.io/cluster": "r1-serve", "ray.io/node-type": "head"}
+    assert monitor["spec"]["selector"] == {"matchLabels": labels}
+    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+    assert port_of(main_container(on_ray.pod("ray-head")), endpoint["port"]) == 8000
+    assert {"targetLabel": "job", "replacement": "r1-router"} in endpoint["relabelings"]
+    assert on_ray.of("PrometheusRule") == plain.of("PrometheusRule")
+    dashboards = [
+        {it["metadata"]["name"] for it in manifests.of("ConfigMap")} - {"r1-serve"}
+        for manifests in (on_ray, plain)
+    ]
+    assert dashboards[0]
+    assert dashboards[0] <= dashboards[1]
