@@ -99,7 +99,7 @@ def rules() -> list[dict[str, Any]]:
 # --- what a query names -------------------------------------------------------------------------
 
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
-_METRIC = re.compile(r"\b((?:r1_|vllm:)[a-zA-Z0-9_:]+|up)\b(?:\{([^}]*)\})?")
+_METRIC = re.compile(r"\b((?:r1_|vllm:|kube_)[a-zA-Z0-9_:]+|up)\b(?:\{([^}]*)\})?")
 _GROUPED = re.compile(r"\b(?:by|without|on|ignoring|group_left|group_right) ?\(([^)]*)\)")
 OF_TARGETS = frozenset({"job", "instance", "namespace", "pod", "container", "endpoint"})
 """Labels that Prometheus puts on what it scrapes."""
@@ -130,6 +130,15 @@ def _labels(text: str) -> frozenset[str]:
 
 Exported = Mapping[str, frozenset[str]]
 """Sample name → its labels."""
+_OF_A_DEPLOYMENT = frozenset({"namespace", "deployment"})
+OUTSIDE: Exported = {
+    "up": frozenset(),
+    "kube_deployment_spec_replicas": _OF_A_DEPLOYMENT,
+    "kube_deployment_status_replicas_available": _OF_A_DEPLOYMENT,
+    "kube_deployment_status_replicas_updated": _OF_A_DEPLOYMENT,
+    "kube_pod_container_status_restarts_total": frozenset({"namespace", "pod", "container"}),
+}
+"""What may be asked of others: Prometheus itself, and kube-state-metrics, by its documentation."""
 
 
 def exported(exposition: str) -> Exported:

@@ -15,6 +15,7 @@ from tests.conftest import ROOT, RunningEngine
 from tests.monitoring.support import (
     ALERTS,
     DASHBOARDS,
+    OUTSIDE,
     Exported,
     Query,
     exported,
@@ -75,8 +76,8 @@ def all_queries() -> list[Query]:
 
 
 def of_router() -> Exported:
-    """The table that is held against the running router."""
-    return {"up": frozenset(), **sample_names(documented())}
+    """The table that is held against the running router, and what others export."""
+    return {**OUTSIDE, **sample_names(documented())}
 
 
 def test_the_router_exports_what_is_asked_of_it() -> None:
@@ -124,6 +125,7 @@ def test_there_are_queries_of_each_kind() -> None:
         ("sum by (kind) (r1_in_flight)", "", "nothing in it has a label kind"),
         ("r1_in_flight", "{{preset}}", "nothing in it has a label preset"),
         ("rate(r1_queue_seconds[5m])", "", "nothing exports r1_queue_seconds"),
+        ("kube_deployment_replicas", "", "nothing exports kube_deployment_replicas"),
     ],
 )
 def test_a_wrong_name_is_found(expr: str, legend: str, complaint: str) -> None:
