@@ -313,6 +313,21 @@ def test_a_container_has_no_more_rights_than_it_needs(name: str) -> None:
         assert service["image"] in (f"r1-serve:{__version__}", f"r1-serve:{__version__}-cpu")
 
 
+def test_each_image_of_ours_is_built_by_one_service() -> None:
+    """Two that build the same tag at once fail. The router's is built by `docker compose build`, with
+    no profile, before the first key is made."""
+    builds = {name: it["image"] for name, it in SERVICES.items() if "build" in it}
+    assert builds == {
+        "router": f"r1-serve:{__version__}",
+        "engine-cpu": f"r1-serve:{__version__}-cpu",
+    }
+    assert "profiles" not in SERVICES["router"]
+    for text in (ROOT / "compose.yaml", ROOT / "docs" / "docker.md"):
+        first, _, after = text.read_text().partition("docker compose build ")
+        assert "docker compose run" in after
+        assert "docker compose run" not in first
+
+
 @pytest.mark.parametrize("name", LASTING)
 def test_a_container_that_stays_is_watched(name: str, answering: Answering) -> None:
     """The router by its image's own check."""
