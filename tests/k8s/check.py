@@ -27,7 +27,7 @@ from typing import Any
 
 import yaml
 
-from tests.k8s.manifests import NO_KUBECTL, ROOT, VARIANTS, Manifests, parsed, rendered
+from tests.k8s.manifests import NO_KUBECTL, OF_VERSION, ROOT, VARIANTS, Manifests, parsed, rendered
 
 TOOLS = ROOT / ".venvs" / "k8s" / "bin"
 CRDS = ROOT / ".venvs" / "k8s-crds"
@@ -177,7 +177,7 @@ def check_checkov(files: list[Path]) -> str:
     unused = {(check, pod) for check, it in exceptions.items() for pod in it["resources"]}
     problems, num_excepted = [], 0
     for failed in report["results"]["failed_checks"]:
-        check, resource = failed["check_id"], failed["resource"]
+        check, resource = failed["check_id"], failed["resource"].removesuffix(OF_VERSION)
         if resource in exceptions.get(check, {}).get("resources", ()):
             unused.discard((check, resource))
             num_excepted += 1

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
+from serve import __version__
 from serve.settings import Settings, load_settings
 
 ROOT = Path(__file__).parent.parent.parent
@@ -30,6 +31,8 @@ ADDED = [name for name in COMPONENTS if name not in ("model-cache", "ray", "moni
 ALL_ADDED = "+".join(["gpu", *ADDED])
 VARIANTS = [*OVERLAYS, *(f"gpu+{name}" for name in ADDED), ALL_ADDED, "gpu-ray+monitoring-ray"]
 """Everything that is rendered: an overlay, or one with components added."""
+OF_VERSION = f"-{__version__.replace('.', '-')}"
+"""In the name of a Job, which can't be changed."""
 WITH_ENGINES = ["dev", "edge", "gpu"]
 """The overlays over the base."""
 
@@ -49,10 +52,10 @@ class Manifests:
         return found
 
     def pods(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Name and template of every kind of pod; KubeRay's among them."""
+        """Name and template of every kind of pod; KubeRay's among them, a Job's without version."""
         for it in self.objects:
             if it["kind"] in ("Deployment", "Job"):
-                yield it["metadata"]["name"], it["spec"]["template"]
+                yield it["metadata"]["name"].removesuffix(OF_VERSION), it["spec"]["template"]
             elif it["kind"] == "RayCluster":
                 yield "ray-head", it["spec"]["headGroupSpec"]["template"]
                 for group in it["spec"]["workerGroupSpecs"]:
