@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from tests.k8s.manifests import ALL_ADDED, VARIANTS, WITH_ENGINES, Manifests, render, selects
 
+Port = tuple[str, int]
 OURS = {"app.kubernetes.io/name": "r1-serve"}
 
 
@@ -31,14 +33,17 @@ NEIGHBOUR = Peer({"app": "stranger"})
 OUTSIDE = Peer(namespace="")
 
 
-def allowed(manifests: Manifests, source: Peer, target: Peer, port: int) -> bool:
-    """Whether TCP gets through, by the policies of both ends."""
-    return _passes(manifests, source, target, port, "Egress") and _passes(
-        manifests, target, source, port, "Ingress"
+def allowed(
+    manifests: Manifests, source: Peer, target: Peer, port: int, protocol: str = "TCP"
+) -> bool:
+    """Whether it gets through, by the policies of both ends."""
+    to = (protocol, port)
+    return _passes(manifests, source, target, to, "Egress") and _passes(
+        manifests, target, source, to, "Ingress"
     )
 
 
-def _passes(manifests: Manifests, pod: Peer, other: Peer, port: int, direction: str) -> bool:
+def _passes(manifests: Manifests, pod: Peer, other: Peer, to: Port, direction: str) -> bool:
     """Pods that no policy selects are open; of others, one policy has to allow it."""
     if pod.namespace != "r1-serve":
         return True
@@ -50,15 +55,14 @@ def _passes(manifests: Manifests, pod: Peer, other: Peer, port: int, direction: 
     ]
     peers = "to" if direction == "Egress" else "from"
     return not policies or any(
-        _matches(rule, peers, other, port)
+        _matches(rule, peers, other, to)
         for policy in policies
         for rule in policy.get(direction.lower(), [])
     )
 
 
-def _matches(rule: dict[str, Any], peers: str, other: Peer, port: int) -> bool:
-    ports = [it["port"] for it in rule.get("ports", []) if it["protocol"] == "TCP"]
-    if "ports" in rule and port not in ports:
+def _matches(rule: dict[str, Any], peers: str, other: Peer, to: Port) -> bool:
+    if "ports" in rule and to not in [(it["protocol"], it["port"]) for it in rule["ports"]]:
         return False
     return peers not in rule or any(_is(it, other) for it in rule[peers])
 
@@ -110,8 +114,8 @@ def test_only_the_downloader_gets_out(variant: str) -> None:
     assert not allowed(manifests, ROUTER, OUTSIDE, 443)
     assert allowed(manifests, ROUTER, OUTSIDE, 4318)
     assert not allowed(manifests, ENGINE, OUTSIDE, 4318)
-    for pod in (ROUTER, ENGINE, DOWNLOADER):
-        assert allowed(manifests, pod, OUTSIDE, 53)
+    for pod, protocol in itertools.product((ROUTER, ENGINE, DOWNLOADER), ("UDP", "TCP")):
+        assert allowed(manifests, pod, OUTSIDE, 53, protocol), "a long answer of DNS comes by TCP"
     if "r1-model-downloader" in dict(manifests.pods()):
         assert allowed(manifests, DOWNLOADER, OUTSIDE, 443)
 
