@@ -97,7 +97,7 @@ def up(
             return validated(msgspec.structs.replace(settings, engine=engine)), machine
 
         settings, machine = read()
-        _check_files(settings)
+        _check_router(settings)
         _configure_logging(console, settings)
         run_loop(launch.up(settings, machine, console, _run_router, read))
     raise typer.Exit(0)
@@ -217,13 +217,16 @@ def _with_server(settings: Settings, **changes: object) -> Settings:
     return msgspec.structs.replace(settings, server=server)
 
 
-def _check_files(settings: Settings) -> None:
-    """Reads what the router will read once the engines are up. Raises `SettingsError`."""
-    from serve.presets import load_presets
+def _check_router(settings: Settings) -> None:
+    """Reads and opens what the router will once the engines are up. Raises `SettingsError`."""
+    from serve.journal import Journal
+    from serve.presets import read_presets
+    from serve.worker import ALONE
 
     if settings.server.keys_file is not None:
         read_keys(Path(settings.server.keys_file))
-    load_presets(Path(settings.router.presets) if settings.router.presets else None)
+    read_presets(settings.router)
+    Journal(settings.telemetry, ALONE)
 
 
 def _with_model(engine: EngineSettings, model: str | None, name: str | None) -> EngineSettings:

@@ -16,7 +16,7 @@ from msgspec import Meta
 from serve.answer import AnswerForm
 from serve.errors import InvalidRequest, ModelNotFound
 from serve.protocol import ReasoningEffort, Sampling
-from serve.settings import SettingsError, config_dir, read_toml
+from serve.settings import RouterSettings, SettingsError, config_dir, read_toml
 from serve.strict import StrictError, convert, did_you_mean
 from serve.tally import MAX_VOTES
 
@@ -76,6 +76,17 @@ def load_presets(path: Path | None) -> PresetBook:
             _check(name, preset)
     except StrictError as exc:
         raise SettingsError(f"{path}: {exc}") from exc
+    return book
+
+
+def read_presets(settings: RouterSettings) -> PresetBook:
+    """The presets of a router, its default one among them. Raises `SettingsError`."""
+    book = load_presets(Path(settings.presets) if settings.presets else None)
+    if (default := settings.default_preset) not in book.presets:
+        raise SettingsError(
+            f"`router.default_preset` = `{default}` is no preset"
+            f"{did_you_mean(default, book.presets)}"
+        )
     return book
 
 

@@ -16,13 +16,12 @@ from serve.legs import Legs
 from serve.lengths import UsualLengths
 from serve.load import engine_pressure
 from serve.plan import Plan
-from serve.presets import PresetBook, load_presets, resolve_model
+from serve.presets import read_presets, resolve_model
 from serve.replicas import ReplicaSet
 from serve.settings import Settings, SettingsError
 from serve.several import Several
 from serve.shared import Shared
 from serve.state_metrics import StateCollector
-from serve.strict import did_you_mean
 from serve.symbolic import SymbolicChecker
 from serve.telemetry import Telemetry
 from serve.votes import Vote
@@ -37,7 +36,7 @@ class Router:
     def __init__(self, settings: Settings, worker: Worker) -> None:
         self.settings = settings
         shared = Shared(worker)
-        self.presets = self._read_presets()
+        self.presets = read_presets(settings.router)
         self.presets_reloaded = True
         """Whether the last reading went well; as `KeyRing.reloaded`."""
         self.replicas = ReplicaSet(settings.router)
@@ -67,7 +66,7 @@ class Router:
         """Reads the presets again; a broken file is reported and the old presets stay."""
         self.presets_reloaded = False
         try:
-            self.presets = self._read_presets()
+            self.presets = read_presets(self.settings.router)
         except SettingsError as exc:
             log.error("presets not reloaded: %s", exc)
         else:
@@ -78,16 +77,6 @@ class Router:
         """By kind of file, whether what the router goes by is what the file says."""
         keys = {} if self.keys is None else {"keys": self.keys.reloaded}
         return {"presets": self.presets_reloaded} | keys
-
-    def _read_presets(self) -> PresetBook:
-        router = self.settings.router
-        book = load_presets(Path(router.presets) if router.presets else None)
-        if router.default_preset not in book.presets:
-            raise SettingsError(
-                f"router.default_preset = `{router.default_preset}` is not among the presets"
-                f"{did_you_mean(router.default_preset, book.presets)}"
-            )
-        return book
 
     def resolve(self, model: str | None, preset: str | None) -> tuple[EngineInfo, str]:
         """What serves the asked model, and the preset to use. Raises `ServeError`."""

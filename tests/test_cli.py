@@ -100,16 +100,38 @@ def test_up_does_not_start_engines_for_an_open_address(fake_vllm_env: dict[str, 
     assert "Engine" not in done.stderr
 
 
-@pytest.mark.parametrize("where", ["[server]\nkeys_file", "[router]\npresets"])
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ('[server]\nkeys_file = "gone.toml"', "gone.toml: No such file"),
+        ('[router]\npresets = "gone.toml"', "gone.toml: No such file"),
+        ('[router]\ndefault_preset = "maths"', "did you mean `math`?"),
+        ('[telemetry]\notlp_endpoint = "http://a:4318"', 'pip install "r1-serve[otel]"'),
+        ("[telemetry]\naccess_log = true", "standard output, which is closed"),
+    ],
+)
 def test_up_does_not_start_engines_for_a_router_that_could_not_serve(
-    where: str, tmp_path: Path, fake_vllm_env: dict[str, str]
+    settings: str, words: str, tmp_path: Path, fake_vllm_env: dict[str, str]
 ) -> None:
-    """Files that only the router reads are looked at first."""
+    """What only the router needs is looked at first: files, packages, standard output."""
     config = tmp_path / "t.toml"
-    config.write_text(f'base = "cpu"\n{where} = "gone.toml"\n')
-    done = run("up", "--config", str(config), "--port", "0", **fake_vllm_env)
-    assert done.returncode == 2
-    assert "gone.toml: No such file" in done.stderr
+    config.write_text(f'base = "cpu"\n{settings}\n')
+    missing = tmp_path / "missing" / "opentelemetry"
+    missing.mkdir(parents=True)
+    (missing / "__init__.py").touch()
+    path = f"{missing.parent}:{fake_vllm_env['PYTHONPATH']}"
+    command = [*R1_SERVE, "up", "--config", str(config), "--port", "0"]
+    done = subprocess.run(
+        ["/bin/sh", "-c", 'exec "$@" >&-', "sh", *command],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": path},
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert words in done.stderr
     assert "Engines" not in done.stderr
 
 

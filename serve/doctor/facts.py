@@ -32,9 +32,8 @@ from serve.doctor.system import (
 from serve.engine import Machine, engine_command, find_machine
 from serve.file_limit import attainable
 from serve.keys import check_exposure, read_keys
-from serve.presets import load_presets
+from serve.presets import read_presets
 from serve.settings import Profile, Settings, SettingsError, config_dir, load_settings
-from serve.strict import did_you_mean
 
 T = TypeVar("T")
 
@@ -134,7 +133,7 @@ def _with_router(facts: Facts, settings: Settings) -> Facts:
         setup=Setup(settings, has_engines=False),
         exposure=_error(lambda: check_exposure(server)),
         keys=None if keys_file is None else _told(lambda: len(read_keys(Path(keys_file)))),
-        presets=_told(lambda: _num_presets(settings)),
+        presets=_told(lambda: len(read_presets(settings.router).presets)),
         running_pid=running,
         ports=tuple(ports(settings, 0, running)),
         max_files=attainable(),
@@ -165,16 +164,6 @@ def _with_engines_here(facts: Facts, settings: Settings) -> Facts:
         places=tuple(places(settings.engine, model, env)),
         has_cuda_compatibility=env.get("VLLM_ENABLE_CUDA_COMPATIBILITY", "0") in ("1", "true"),
     )
-
-
-def _num_presets(settings: Settings) -> int:
-    path, default = settings.router.presets, settings.router.default_preset
-    presets = load_presets(Path(path) if path else None).presets
-    if default not in presets:
-        raise SettingsError(
-            f"`router.default_preset` = `{default}` is no preset{did_you_mean(default, presets)}"
-        )
-    return len(presets)
 
 
 def _command_errors(setup: Setup, machine: Machine | None) -> Iterator[str]:
