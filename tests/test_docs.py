@@ -223,7 +223,7 @@ def test_kubernetes_objects_exist(path: Path) -> None:
 @pytest.mark.parametrize("rule", rules(), ids=lambda rule: rule["alert"])
 def test_every_alert_leads_to_a_section_that_names_it(rule: dict[str, Any]) -> None:
     page, _, anchor = rule["annotations"]["runbook_url"].partition("#")
-    assert ROOT / page == RUNBOOK
+    assert page.endswith("docs/runbook.md")
     assert f"`{rule['alert']}`" in sections(RUNBOOK)[anchor]
 
 

@@ -59,6 +59,16 @@ def test_the_operators_rule_is_the_file_of_alerts() -> None:
     assert yaml.safe_load(written)["spec"] == yaml.safe_load(ALERTS.read_text(encoding="utf-8"))
 
 
+def test_links_to_the_runbook_can_be_made_whole() -> None:
+    """Once and again, as the repository moves."""
+    script = runpy.run_path(str(ROOT / "scripts" / "prometheus_rule.py"))
+    alerts = ALERTS.read_text(encoding="utf-8")
+    for base in ("https://a.example/r1/", "https://b.example/r1"):
+        alerts = script["with_runbook"](alerts, base)
+    assert alerts.count("https://b.example/r1/docs/runbook.md#") == len(rules())
+    assert "a.example" not in alerts
+
+
 # --- Kubernetes ---------------------------------------------------------------------------------
 
 
