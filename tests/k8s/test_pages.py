@@ -58,7 +58,7 @@ def patched_for(word: str) -> Manifests:
 
 
 @pytest.mark.parametrize(
-    "patch", itertools.chain(*PATCHES), ids=lambda it: "-".join(it["target"].values())
+    "patch", [*itertools.chain(*PATCHES)], ids=lambda it: "-".join(it["target"].values())
 )
 def test_every_patch_finds_its_target_and_changes_it(patch: Fragment) -> None:
     """kustomize takes one whose target isn't there, and does nothing."""
