@@ -114,8 +114,9 @@ def look(config: Path | None, engine_urls: list[str]) -> Facts:
         return replace(facts, settings_errors=(str(exc),))
     router = with_engines(settings.router, engine_urls)
     settings = msgspec.structs.replace(settings, router=router)
-    facts = _with_router(facts, settings)
-    if router.engine_urls or router.engine_dns or router.engine_file:
+    elsewhere = bool(router.engine_urls or router.engine_dns or router.engine_file)
+    facts = _with_router(facts, settings, router_alone=elsewhere)
+    if elsewhere:
         return _with_engines_elsewhere(facts, settings)
     if settings.engine.backend == "ray":
         facts = replace(facts, ray_error=run_loop(ray_error(settings.ray.address)))
@@ -124,7 +125,7 @@ def look(config: Path | None, engine_urls: list[str]) -> Facts:
     return _with_engines_here(facts, settings)
 
 
-def _with_router(facts: Facts, settings: Settings) -> Facts:
+def _with_router(facts: Facts, settings: Settings, *, router_alone: bool) -> Facts:
     server = settings.server
     keys_file = server.keys_file
     running = running_pid(settings.engine, server.port)
@@ -135,7 +136,7 @@ def _with_router(facts: Facts, settings: Settings) -> Facts:
         keys=None if keys_file is None else _told(lambda: len(read_keys(Path(keys_file)))),
         presets=_told(lambda: len(read_presets(settings.router).presets)),
         running_pid=running,
-        ports=tuple(ports(settings, 0, running)),
+        ports=tuple(ports(settings, 0, running, router_alone=router_alone)),
         max_files=attainable(),
     )
 
@@ -157,7 +158,7 @@ def _with_engines_here(facts: Facts, settings: Settings) -> Facts:
         facts,
         setup=setup,
         settings_errors=tuple(_command_errors(setup, facts.machine)),
-        ports=tuple(ports(settings, setup.num_engines, facts.running_pid)),
+        ports=tuple(ports(settings, setup.num_engines, facts.running_pid, router_alone=False)),
         model=model,
         free_memory_bytes=free_memory_bytes(),
         free_shm_bytes=free_shm_bytes(),

@@ -70,9 +70,11 @@ def check_ports(facts: Facts) -> Iterator[Finding]:
             "Set `server.port` outside of the ports from `engine.port` on.",
         )
     if facts.ports and not taken and not twice:
-        running = any(use.is_ours for use in facts.ports)
-        how = "held by the r1-serve that runs" if running else "free"
-        yield ok("ports", f"{', '.join(str(use.port) for use in facts.ports)} {how}")
+        held = [str(use.port) for use in facts.ports if use.is_ours]
+        free = [str(use.port) for use in facts.ports if not use.is_ours]
+        told = [f"{', '.join(held)} held by the r1-serve that runs"] if held else []
+        told += [f"{', '.join(free)} free"] if free else []
+        yield ok("ports", "; ".join(told))
 
 
 def check_model(facts: Facts) -> Iterator[Finding]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,24 +54,34 @@ def running_pid(engine: EngineSettings, port: int) -> int | None:
         return None
 
 
-def ports(settings: Settings, num_engines: int, running: int | None) -> Iterator[PortUse]:
-    """The router's, and those of so many engines on this machine. Port 0 is none yet."""
+def ports(
+    settings: Settings, num_engines: int, running: int | None, *, router_alone: bool
+) -> Iterator[PortUse]:
+    """The router's, and those of so many engines on this machine. Port 0 is none yet. Ours is what
+    the `up` with the pid `running` holds; of a router alone, which nothing registers, what one
+    listens on."""
     server, engine = settings.server, settings.engine
-    ours = _family(running)
+    family = _family(running)
+
+    def is_family(holder: Listener) -> bool:
+        return holder.pid in family
+
+    def is_ours(holder: Listener) -> bool:
+        return is_family(holder) or (router_alone and _is_router(holder))
+
     if server.port:
-        yield _port_use("server.port", server.host, server.port, ours)
+        yield _port_use("server.port", server.host, server.port, is_ours)
     if engine.port and engine.backend == "local":
         for port in range(engine.port, engine.port + num_engines):
-            yield _port_use("engine.port", engine.host, port, ours)
+            yield _port_use("engine.port", engine.host, port, is_family)
 
 
-def _port_use(setting: str, host: str, port: int, ours: frozenset[int]) -> PortUse:
+def _port_use(setting: str, host: str, port: int, is_ours: Callable[[Listener], bool]) -> PortUse:
     try:
         check_port(host, port, setting)
     except EngineStartError as exc:
         holder = listener(port)
-        is_ours = holder is not None and (holder.pid in ours or _is_router(holder))
-        return PortUse(setting, port, exc.fault.summary, is_ours)
+        return PortUse(setting, port, exc.fault.summary, holder is not None and is_ours(holder))
     except OverflowError:
         return PortUse(setting, port, f"There is no port {port}.")
     return PortUse(setting, port)
@@ -89,10 +99,10 @@ def _family(pid: int | None) -> frozenset[int]:
 
 
 def _is_router(holder: Listener) -> bool:
-    """By its command: `r1-serve router`, `python -m serve router`, one of its workers, or `up`."""
+    """By its command: `r1-serve router`, `python -m serve router`, or one of its workers."""
     words = holder.command.split()
     program = any(Path(word).name in ("r1-serve", "serve") for word in words)
-    return program and not {"router", "up", "worker"}.isdisjoint(words)
+    return program and not {"router", "worker"}.isdisjoint(words)
 
 
 def free_memory_bytes() -> int:

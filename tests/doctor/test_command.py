@@ -18,6 +18,7 @@ from serve.doctor.command import examine
 from serve.doctor.facts import Facts
 from serve.doctor.gpus import Nvidia
 from serve.engine_process import free_port
+from serve.running import registered
 from tests.conftest import Program
 from tests.doctor.setups import (
     GPU_PROCESS,
@@ -205,8 +206,25 @@ def test_who_has_a_port_is_named(setup: Path) -> None:
     assert "(`engine.port`)" in found
 
 
+def ports_told(report: Report) -> str:
+    (found,) = [it for it in report.findings if it["check"] == "ports"]
+    return f"{found['status']}: {found['summary']}"
+
+
+def test_an_up_that_runs_holds_its_ports_by_right(setup: Path) -> None:
+    """Those that it has; the others are free."""
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        port, engine_port = held.getsockname()[1], free_port("127.0.0.1")
+        config = make_config(setup, server={"port": port}, engine={"port": engine_port})
+        with registered(setup / "logs", port, setup / "control"):
+            report = doctor("--config", config)
+    assert report.rest == []
+    assert ports_told(report) == f"ok: {port} held by the r1-serve that runs; {engine_port} free"
+
+
 def test_a_router_that_runs_holds_its_port_by_right(setup: Path) -> None:
-    """Asked beside the router that it is about, as in its container."""
+    """Asked beside the router that it is about, as in its container; to an `up`, or to engines, it
+    is another program."""
     port = free_port("127.0.0.1")
     config = make_config(setup, server={"port": port})
     program = Program("router", "--config", str(config), "--engine-url", "http://127.0.0.1:9")
@@ -214,6 +232,10 @@ def test_a_router_that_runs_holds_its_port_by_right(setup: Path) -> None:
         program.wait_for("Serving ", 20)
         report = doctor("--config", config, "--engine-url", "http://127.0.0.1:9")
         assert {finding["check"] for finding in report.rest} == {"engines"}
+        assert ports_told(report) == f"ok: {port} held by the r1-serve that runs"
+        assert f"Port {port} on" in the_problem(doctor("--config", config))
+        engine = make_config(setup, engine={"port": port})
+        assert f"Port {port} on" in the_problem(doctor("--config", engine))
         assert program.stop() == 0
     finally:
         program.close()
