@@ -314,8 +314,8 @@ def test_a_container_has_no_more_rights_than_it_needs(name: str) -> None:
 
 
 def test_each_image_of_ours_is_built_by_one_service() -> None:
-    """Two that build the same tag at once fail. The router's is built by `docker compose build`, with
-    no profile, before the first key is made."""
+    """Two that build the same tag at once fail. The router's is built by `docker compose build`,
+    with no profile, before the first key is made."""
     builds = {name: it["image"] for name, it in SERVICES.items() if "build" in it}
     assert builds == {
         "router": f"r1-serve:{__version__}",
