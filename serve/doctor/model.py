@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.planner.model_shape import (
@@ -29,10 +29,12 @@ class ModelFacts:
     name: str
     """As the settings have it."""
     directory: Path | None
-    """None: not on this machine."""
+    """None: not on this machine, or of a repository not all of it."""
     is_repository: bool = False
     may_download: bool = True
     """False where the environment forbids it (`HF_HUB_OFFLINE`)."""
+    missing: tuple[str, ...] = ()
+    """Files of a repository that was fetched in part."""
     faults: tuple[Fault, ...] = ()
     shape: ModelShape | None = None
     """None where it can't be known, or isn't a dense decoder's."""
@@ -46,23 +48,37 @@ def find_model(engine: EngineSettings, env: Mapping[str, str]) -> ModelFacts:
     is_repository = not is_local(name)
     directory = _find_repository(name, env) if is_repository else Path(name)
     offline = env.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
+    known = R1_DISTILL_QWEN_1_5B if name.endswith(R1_DISTILL_QWEN_1_5B.name) else None
+    absent = ModelFacts(name, None, is_repository, not offline, shape=known)
     if directory is None or not os.path.isdir(directory):
-        known = R1_DISTILL_QWEN_1_5B if name.endswith(R1_DISTILL_QWEN_1_5B.name) else None
-        return ModelFacts(name, None, is_repository, not offline, shape=known)
+        return absent
     needs_weights = engine.load_format != "dummy"
+    faults = dict(_faults(directory, needs_weights, name if is_repository else None))
+    missing = tuple(file for file in faults if not os.path.exists(directory / file))
+    if is_repository and missing and len(missing) == len(faults):
+        return replace(absent, missing=missing)
     try:
         shape = read_shape(directory)
     except (ShapeError, ZeroDivisionError):
         shape = None
-    return ModelFacts(
-        name,
-        directory,
-        is_repository,
-        not offline,
-        tuple(_faults(directory, needs_weights)),
-        shape,
-        _context(directory),
+    return replace(
+        absent,
+        directory=directory,
+        faults=tuple(faults.values()),
+        shape=shape,
+        context=_context(directory),
     )
+
+
+def cache_home(env: Mapping[str, str]) -> Path:
+    """Of vLLM and huggingface_hub: for a user without a home `~` in the working directory."""
+    return Path(env.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+
+
+def hub_cache(env: Mapping[str, str]) -> Path:
+    """As huggingface_hub finds it (constants.py)."""
+    home = Path(env.get("HF_HOME") or cache_home(env) / "huggingface")
+    return Path(env.get("HF_HUB_CACHE") or home / "hub")
 
 
 def _find_repository(name: str, env: Mapping[str, str]) -> Path | None:
@@ -70,44 +86,52 @@ def _find_repository(name: str, env: Mapping[str, str]) -> Path | None:
     caching")."""
     if (stored := complete_model(store_dir(), name)) is not None:
         return stored
-    home = Path(env.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
-    cache = Path(env.get("HF_HUB_CACHE") or home / "hub")
-    repository = cache / f"models--{name.replace('/', '--')}"
+    repository = hub_cache(env) / f"models--{name.replace('/', '--')}"
     try:
         return repository / "snapshots" / (repository / "refs" / "main").read_text().strip()
     except OSError:
         return None
 
 
-def _faults(directory: Path, needs_weights: bool) -> Iterator[Fault]:
+def _faults(
+    directory: Path, needs_weights: bool, repository: str | None
+) -> Iterator[tuple[str, Fault]]:
+    """By file; by "" what is wrong with the directory."""
     try:
         pointers = {path.name for path in directory.iterdir() if _is_pointer(path)}
     except OSError as exc:
-        yield Fault(f"It can't be read ({exc.strerror}).", "Give this user the right to read it.")
+        told = f"It can't be read ({exc.strerror})."
+        yield "", Fault(told, "Give this user the right to read it.")
         return
     for name in sorted(pointers):
-        yield Fault(
-            f"{name} is a git-LFS pointer, not the file itself.",
-            f"Fetch the files: `git -C {directory} lfs pull`.",
+        yield (
+            name,
+            Fault(
+                f"{name} is a git-LFS pointer, not the file itself.",
+                f"Fetch the files: `git -C {directory} lfs pull`.",
+            ),
         )
     try:
         checked = check_model(directory, hashes=False)
     except ModelError as exc:
-        yield Fault(f"{exc}.", _fetch("OWNER/NAME", directory))
+        yield "", Fault(f"{exc}.", _fetch(repository, "OWNER/NAME", directory))
         return
-    remedy = _fetch(checked.manifest.repo if checked.manifest else "OWNER/NAME", directory)
+    repo = checked.manifest.repo if checked.manifest else "OWNER/NAME"
+    remedy = _fetch(repository, repo, directory)
     weights = (".safetensors", ".bin", ".pt", ".index.json")
     for found in checked.damage:
         if found.name not in pointers and (needs_weights or not found.name.endswith(weights)):
-            yield Fault(f"{found}.", remedy)
+            yield found.name, Fault(f"{found}.", remedy)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         path = directory / name
         if name not in pointers and path.is_file() and _json(path) is None:
-            yield Fault(f"{name} is no JSON.", remedy)
+            yield name, Fault(f"{name} is no JSON.", remedy)
 
 
-def _fetch(repo: str, directory: Path) -> str:
-    return f"Fetch it again: `r1-serve model pull {repo} --to {directory} --repair`."
+def _fetch(repository: str | None, repo: str, directory: Path) -> str:
+    """A `repository` of the settings is looked for in our store first, wherever this one is."""
+    what = repository or f"{repo} --to {directory}"
+    return f"Fetch it again: `r1-serve model pull {what} --repair`."
 
 
 def _is_pointer(path: Path) -> bool:

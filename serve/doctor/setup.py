@@ -108,15 +108,18 @@ def _absent(facts: Facts) -> Finding:
             "Set `engine.model` to a model's directory, or to a repository (`owner/name`).",
         )
     pull = f"`r1-serve model pull {model.name}`"
+    missing = ", ".join(model.missing)
+    lacking = f"{missing} of {model.name}" if missing else f"{model.name}"
+    are = "are" if len(model.missing) > 1 else "is"
     if model.may_download:
         return warning(
             "model",
-            f"{model.name} is not on this machine: the first start downloads it.",
+            f"{lacking} {are} not on this machine: the first start downloads it.",
             f"{pull} does it beforehand.",
         )
     return problem(
         "model",
-        f"{model.name} is not on this machine, and HF_HUB_OFFLINE forbids to download it.",
+        f"{lacking} {are} not on this machine, and HF_HUB_OFFLINE forbids to download it.",
         f"{pull} where the hub can be reached, and copy the directory; or unset HF_HUB_OFFLINE.",
     )
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 
 from serve.doctor.findings import MIB
-from serve.doctor.model import ModelFacts
+from serve.doctor.model import ModelFacts, cache_home, hub_cache
 from serve.engine_faults import EngineStartError
 from serve.engine_keeper import log_dir
 from serve.engine_process import Listener, check_port, listener
@@ -125,15 +125,12 @@ def places(engine: EngineSettings, model: ModelFacts, env: Mapping[str, str]) ->
     """`env` is the environment that the engines will have."""
     yield _place("the engines' logs (engine.log_dir)", log_dir(engine), SMALL_FILES_BYTES)
     yield _place("temporary files (TMPDIR)", Path(env.get("TMPDIR") or "/tmp"), SMALL_FILES_BYTES)
-    home = Path.home() / ".cache"
     if not engine.enforce_eager:
-        base = Path(env.get("XDG_CACHE_HOME") or home) / "vllm"
-        compiled = Path(env.get("VLLM_CACHE_ROOT") or base)
+        compiled = Path(env.get("VLLM_CACHE_ROOT") or cache_home(env) / "vllm")
         yield _place("what vLLM compiles (VLLM_CACHE_ROOT)", compiled, COMPILED_BYTES)
     if model.directory is None and model.is_repository and model.may_download:
         needed = model.shape.weights_bytes if model.shape else SMALL_FILES_BYTES
-        downloads = Path(env.get("HF_HUB_CACHE") or env.get("HF_HOME") or home / "huggingface")
-        yield _place("the model's download (HF_HOME)", downloads, needed)
+        yield _place("the model's download (HF_HOME)", hub_cache(env), needed)
 
 
 def _place(what: str, path: Path, needed_bytes: int) -> Place:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 import signal
 from collections.abc import Iterator
@@ -70,7 +71,7 @@ def pull_model(
     with _clear_errors():
         if not is_repo(repo):
             raise SettingsError(f"`{repo}` is no repository; write owner/name")
-        directory = (to or model_dir(store_dir(), repo)).expanduser().absolute()
+        directory = Path(os.path.expanduser(to or model_dir(store_dir(), repo))).absolute()
         source = _checked(endpoint or HUBS[hub].endpoint_here())
         with Shown() as shown:
             pull(Wanted(repo, directory, HUBS[hub], source, revision, repair), shown)

@@ -63,7 +63,7 @@ class StoredModel:
 def store_dir() -> Path:
     """`R1_SERVE_MODELS`, else `r1-serve/models` in the user's cache."""
     if given := os.environ.get(STORE_ENV):
-        return Path(given).expanduser().absolute()
+        return Path(os.path.expanduser(given)).absolute()
     if not (cache := os.environ.get("XDG_CACHE_HOME")):
         home = os.path.expanduser("~")
         # A container's user without a name has none; there "/" is usual.

@@ -192,6 +192,63 @@ def test_an_old_vllm_is_a_warning(setup: Path) -> None:
     assert "made for 0.32.0" in found["summary"]
 
 
+# ---- a repository of a hub ----
+
+
+def fetched_in_part(directory: Path) -> Path:
+    """What huggingface_hub leaves when it is cut off after one shard."""
+    repository = directory / ".cache" / "huggingface" / "hub" / "models--a--b"
+    snapshot = repository / "snapshots" / "abc"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("abc")
+    snapshot.parent.mkdir()
+    make_model(snapshot)
+    (snapshot / SHARDS[1]).unlink()
+    return snapshot
+
+
+def test_what_is_missing_of_a_repository_is_fetched_by_vllm(setup: Path) -> None:
+    """So that is a warning, and it names the repository."""
+    fetched_in_part(setup)
+    report = doctor("--config", make_config(setup, engine={"model": "a/b"}))
+    assert report.status == 0
+    (found,) = report.rest
+    assert found["summary"].startswith(f"{SHARDS[1]} of a/b is not on this machine: the first")
+    assert found["remedy"] == "`r1-serve model pull a/b` does it beforehand."
+
+
+def test_offline_it_is_a_problem(setup: Path) -> None:
+    fetched_in_part(setup)
+    engine: dict[str, object] = {"model": "a/b", "env": {"HF_HUB_OFFLINE": "1"}}
+    found = the_problem(doctor("--config", make_config(setup, engine=engine)))
+    assert f"{SHARDS[1]} of a/b is not on this machine, and HF_HUB_OFFLINE" in found
+
+
+def test_what_is_broken_of_a_repository_is_not_fetched_by_vllm(setup: Path) -> None:
+    """The remedy is a pull into our store, which is looked into first."""
+    shard = fetched_in_part(setup) / SHARDS[0]
+    shard.write_bytes(shard.read_bytes()[:-100])
+    report = doctor("--config", make_config(setup, engine={"model": "a/b"}))
+    assert report.status == 1
+    assert {it["remedy"] for it in report.rest} == {
+        "Fetch it again: `r1-serve model pull a/b --repair`."
+    }
+
+
+def test_a_user_without_a_home_is_looked_at_too(
+    setup: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container that runs under a bare number. vLLM writes to `~` beside it then."""
+
+    def unknown(uid: int) -> None:
+        raise KeyError(uid)
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    report = doctor("--config", make_config(setup, engine={"model": "a/b"}))
+    assert [(it["status"], it["check"]) for it in report.rest] == [("warning", "model")]
+
+
 # ---- ports ----
 
 
