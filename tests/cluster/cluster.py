@@ -50,6 +50,7 @@ class Cluster:
         self._routers: list[tuple[str, int]] = []
         """Endpoints of the one Service that has an address."""
         self._secrets = secrets
+        self._publishing: set[asyncio.Task[None]] = set()
         self._hosts = itertools.count(2)
 
     @contextlib.asynccontextmanager
@@ -65,7 +66,18 @@ class Cluster:
 
     def changed(self) -> None:
         """Who looks for pods gets to know a little later."""
-        asyncio.get_running_loop().call_later(PROPAGATION_S / self.haste, self._publish)
+        publishing = asyncio.create_task(self._publish_later())
+        self._publishing.add(publishing)
+        publishing.add_done_callback(self._publishing.discard)
+
+    async def told(self) -> None:
+        """Returns when all that has changed is known."""
+        if self._publishing:
+            await asyncio.gather(*self._publishing)
+
+    async def _publish_later(self) -> None:
+        await asyncio.sleep(PROPAGATION_S / self.haste)
+        self._publish()
 
     def _publish(self) -> None:
         for service in self.manifests.of("Service"):
@@ -135,12 +147,14 @@ class Deployment:
         self._ending: dict[asyncio.Task[None], Pod] = {}
 
     async def scale(self, num_replicas: int) -> None:
-        """Returns when so many are ready and the others have ended."""
+        """Returns when so many are ready, which name servers and nodes know, and the others have
+        ended."""
         while len(self.pods) < num_replicas:
             self._create()
         for pod in self.pods[num_replicas:]:
             self._delete(pod)
         await eventually(lambda: all(pod.ready for pod in self.pods), within_s=SETTLE_S)
+        await self._cluster.told()
         while self._ending:
             await asyncio.wait(self._ending)
             self._bury()

@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import itertools
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -95,9 +96,13 @@ class Pod:
 
     def kill(self) -> None:
         """As the kernel does when memory is short: no warning, no preStop."""
-        if self._process is not None:
+        self._send(signal.SIGKILL)
+
+    def _send(self, number: int) -> None:
+        """Not by `Process.send_signal`, which would take the exit status from who waits for it."""
+        if self._process is not None and self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
+                os.kill(self._process.pid, number)
 
     async def delete(self) -> None:
         """Its endpoint goes while preStop runs; then SIGTERM to the container's process, and
@@ -110,8 +115,7 @@ class Pod:
                 self._spec["terminationGracePeriodSeconds"] / self._node.haste
             ):
                 await asyncio.sleep(pre_stop / self._node.haste)
-                if self._process is not None:
-                    self._process.terminate()
+                self._send(signal.SIGTERM)
                 await asyncio.shield(self._life)
         except TimeoutError:
             self.outlasted_its_grace = True

@@ -42,4 +42,4 @@ ip route add default via "$gateway"
 
 exec < /dev/null chroot "$root" \
   setpriv --reuid="$RUN_AS_USER" --regid="$RUN_AS_GROUP" --groups="$GROUPS_OF_POD" \
-  --no-new-privs --bounding-set=-all --inh-caps=-all env -i "$@"
+  --no-new-privs --bounding-set=-all --inh-caps=-all --pdeathsig=KILL env -i "$@"
