@@ -152,6 +152,27 @@ async def test_all_addresses_of_a_name_are_engines() -> None:
         await eventually(lambda: sets[-1] == [A])
 
 
+@pytest.mark.parametrize(
+    ("url", "asked", "engine"),
+    [
+        ("http://engines", ("engines", 80), "http://10.0.0.1:80"),
+        ("http://engines.ns.svc.:8000/", ("engines.ns.svc.", 8000), A),
+        ("http://engines:8000/base/", ("engines", 8000), f"{A}/base"),
+    ],
+)
+async def test_names_may_be_absolute_and_go_without_a_port(
+    url: str, asked: tuple[str, int], engine: str
+) -> None:
+    """A dot at the end keeps the resolver from trying search domains."""
+
+    async def resolve(*name_and_port: object) -> list[str]:
+        assert name_and_port == asked
+        return ["10.0.0.1"]
+
+    async with watched(DnsSource(url, resolve=resolve)) as sets:
+        await eventually(lambda: sets == [[engine]])
+
+
 @pytest.mark.parametrize("answer", [OSError("no such name"), []])
 async def test_a_name_that_fails_keeps_its_engines_for_a_while(
     answer: list[str] | OSError,
