@@ -156,7 +156,7 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
         if name == b"content-length" and int(value) > max_bytes:
             raise too_large()
     parts, size, more = [], 0, True
-    with request.app.state.drain.under_way():
+    with request.app.state.drain.under_way(reply=False):
         while more:
             message = await request.receive()
             if message["type"] == "http.disconnect":

@@ -22,7 +22,13 @@ class Drain:
         self.began = False
         self._closed = False
         self._expired = False
-        self._open: set[asyncio.Task[object]] = set()
+        self._replies: set[asyncio.Task[object]] = set()
+        self._bodies: set[asyncio.Task[object]] = set()
+
+    @property
+    def replying(self) -> bool:
+        """Whether a reply is under way."""
+        return bool(self._replies)
 
     def begin(self) -> None:
         """From now on nothing new is taken but from those who couldn't know."""
@@ -42,12 +48,14 @@ class Drain:
             )
 
     @contextlib.contextmanager
-    def under_way(self) -> Iterator[None]:
-        """Around work for a client, which `expire` cancels: raises `ShuttingDown` in its place."""
+    def under_way(self, *, reply: bool) -> Iterator[None]:
+        """Around work for a client, a reply or the reading of its request, which `expire` cancels:
+        raises `ShuttingDown` in its place."""
         task = asyncio.current_task()
         if task is None:
             raise RuntimeError("not inside a task")
-        self._open.add(task)
+        open_tasks = self._replies if reply else self._bodies
+        open_tasks.add(task)
         try:
             yield
         except asyncio.CancelledError:
@@ -58,11 +66,11 @@ class Drain:
                 ) from None
             raise
         finally:
-            self._open.discard(task)
+            open_tasks.discard(task)
 
     def expire(self) -> int:
-        """Cuts short everything under way; how much that was."""
+        """Cuts short everything under way; how many replies that were."""
         self._closed = self._expired = True
-        for task in self._open:
+        for task in (*self._replies, *self._bodies):
             task.cancel()
-        return len(self._open)
+        return len(self._replies)

@@ -71,6 +71,28 @@ class HttpProtocol(HttpToolsProtocol):
         if self._owed_since_s is not None and now_s - self._owed_since_s > REQUEST_TIMEOUT_S:
             self.transport.abort()
 
+    def begin_drain(self, last_call_s: int) -> None:
+        """Closes it where it is idle, else after a reply that says so in its head. A client that
+        can't know that yet may ask (again) for `last_call_s` more: it has just connected, or the
+        head of its reply has gone out. To close on it would break its next request, which may be on
+        the way."""
+        self.came_before_drain = True
+        if self.cycle is None:
+            connected_s = self._owed_since_s or 0.0
+            may_ask = self.loop.time() - connected_s < last_call_s
+        else:
+            may_ask = self.cycle.response_started and not self.cycle.response_complete
+        if may_ask:
+            self.timeout_keep_alive = last_call_s
+        else:
+            self.shutdown()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a request is being answered, or the last reply's end is still on its way out."""
+        cycle = self.cycle
+        return self.transport.is_closing() or (cycle is not None and not cycle.response_complete)
+
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._owed_since_s = self.loop.time()

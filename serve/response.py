@@ -132,7 +132,7 @@ class EngineResponse(Response, abc.ABC):
         drain: Drain = scope["app"].state.drain
         try:
             drain.refuse(could_know=not came_before_drain(scope))
-            with drain.under_way():
+            with drain.under_way(reply=True):
                 async with DisconnectGuard(receive, self.line) as guard, self.admission:
                     try:
                         await self.run(send, guard)

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator
 
 import uvicorn
 from fastapi import FastAPI
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from serve.drain import Drain
 from serve.http import HttpProtocol
@@ -118,9 +117,8 @@ class _Server(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         if counter % TICKS_BETWEEN_SWEEPS == 0:
             now_s = asyncio.get_running_loop().time()
-            for connection in list(self.server_state.connections):
-                if isinstance(connection, HttpProtocol):
-                    connection.give_up(now_s)
+            for connection in self._connections():
+                connection.give_up(now_s)
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -146,42 +144,35 @@ class _Server(uvicorn.Server):
         """Idle connections are closed; the others, and those yet to come, after a reply that says
         so in its head."""
         self.server_state.default_headers = [(b"connection", b"close")]
-        for connection in list(self.server_state.connections):
-            if isinstance(connection, HttpProtocol):
-                connection.came_before_drain = True
-            if isinstance(connection, HttpToolsProtocol) and _awaits_another(connection):
-                connection.timeout_keep_alive = LAST_CALL_S
-            else:
-                connection.shutdown()
+        for connection in self._connections():
+            connection.begin_drain(LAST_CALL_S)
 
     async def _all_answered(self) -> None:
-        """Returns once no request is running, every reply has left, and nobody who is still
-        connected has asked again for `LAST_CALL_S`."""
-        state, quiet_s = self.server_state, 0.0
-        while state.tasks or (state.connections and quiet_s < LAST_CALL_S):
+        """Returns once no reply is under way, all that were have left, and nobody who was connected
+        before has asked again for `LAST_CALL_S`. Who comes now is refused, and waited for by
+        nobody: such clients may come for as long as the port is open."""
+        quiet_s = 0.0
+        while quiet_s < LAST_CALL_S:
+            before = self._from_before()
+            busy = self._drain.replying or any(connection.is_busy for connection in before)
+            if not (busy or before):
+                return
             await asyncio.sleep(POLL_S)  # uvicorn tells nobody when one of these ends
-            busy = state.tasks or any(map(_is_flushing, state.connections))
             quiet_s = 0.0 if busy else quiet_s + POLL_S
 
     async def _last_call(self) -> None:
         """Whose replies were cut may ask again, and are sent elsewhere."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LAST_CALL_S):
-                while self.server_state.connections:  # noqa: ASYNC110  (as above)
+                while self._from_before():  # noqa: ASYNC110  (as above)
                     await asyncio.sleep(POLL_S)
 
+    def _from_before(self) -> list[HttpProtocol]:
+        """The connections that were there when the drain began."""
+        return [it for it in self._connections() if it.came_before_drain]
 
-def _awaits_another(connection: HttpToolsProtocol) -> bool:
-    """Whether the client can't know yet that it must not ask (again) on this connection: it has
-    just connected, or the head of its reply has gone out. To close on it would break its next
-    request, which may be on the way."""
-    cycle = connection.cycle
-    return cycle is None or (cycle.response_started and not cycle.response_complete)
-
-
-def _is_flushing(connection: asyncio.BaseProtocol) -> bool:
-    transport: asyncio.Transport | None = getattr(connection, "transport", None)
-    return transport is not None and transport.is_closing()
+    def _connections(self) -> list[HttpProtocol]:
+        return [it for it in self.server_state.connections if isinstance(it, HttpProtocol)]
 
 
 def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:

@@ -180,6 +180,46 @@ async def test_idle_connections_do_not_hold_a_drain() -> None:
         writer.close()
 
 
+async def test_refused_clients_do_not_hold_a_drain() -> None:
+    """There is always one that has just come, or is just being refused; the end comes all the same
+    when the last reply has ended."""
+    server = ServerSettings(port=0, drain_timeout_s=600)
+    async with (
+        StandInEngine(Options(step_ms=1)) as engine,
+        running_router(engine.url, server=server) as router,
+        asyncio.timeout(20),
+    ):
+        stream = asyncio.create_task(router.chat(script(think=5, answer="end"), stream=True))
+        await eventually(lambda: len(engine.running) == 1)
+        engine.wedge()
+        router.drain()
+        async with httpx.AsyncClient(base_url=router.url) as other:
+            await eventually_ready(other, 503)
+        host, _, port = router.url.removeprefix("http://").partition(":")
+        body = json.dumps(CHAT).encode()
+        num_refused = 0
+
+        async def ask_again_and_again(pause_s: float) -> None:
+            nonlocal num_refused
+            with contextlib.suppress(ConnectionError):  # the port is closed at last
+                while True:
+                    reader, writer = await asyncio.open_connection(host, int(port))
+                    writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n")
+                    writer.write(b"content-length: %d\r\n\r\n" % len(body))
+                    await asyncio.sleep(pause_s)
+                    writer.write(body)
+                    reply = await reader.read()
+                    num_refused += b"shutting_down" in reply
+                    writer.close()
+
+        async with asyncio.TaskGroup() as clients:
+            for number in range(10):
+                clients.create_task(ask_again_and_again(0.03 + number / 100))
+            await eventually(lambda: num_refused >= 10)
+            engine.wedge(False)
+        assert (await stream).text.endswith("data: [DONE]\n\n")
+
+
 async def accepts(host: str, port: int) -> bool:
     try:
         _, writer = await asyncio.open_connection(host, port)
