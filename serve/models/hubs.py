@@ -9,6 +9,7 @@ Both APIs are those that the hubs' own clients call (huggingface_hub 2.4, `HfApi
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -22,6 +23,8 @@ from serve.models.store import HubName, ModelError, is_plain
 T = TypeVar("T")
 Get = Callable[[str], bytes]
 """The body of a URL."""
+Algorithm = Literal["sha256", "git"]
+_HEX: Mapping[Algorithm, str] = {"sha256": "[0-9a-f]{64}", "git": "[0-9a-f]{40}"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +32,7 @@ class Digest:
     """What the hub knows of the content. `git` is git's own name for it: SHA-1 over "blob", its
     length and the bytes."""
 
-    algorithm: Literal["sha256", "git"]
+    algorithm: Algorithm
     value: str
 
 
@@ -66,7 +69,10 @@ class Hub:
         return os.environ.get(self.endpoint_env) or self.endpoint
 
     def credentials(self) -> Mapping[str, str]:
+        """Headers with the token, if there is one. Raises `ModelError`, which doesn't tell it."""
         token = os.environ.get(self.token_env, "").strip()
+        if not re.fullmatch("[!-~]*", token):
+            raise ModelError(f"{self.token_env} has characters that no token has")
         return self.token_headers(token) if token else {}
 
 
@@ -109,9 +115,9 @@ def _on_huggingface(get: Get, endpoint: str, repo: str, revision: str) -> Listin
     for it in info.siblings:
         if it.size is None:
             raise ModelError(f"{endpoint} gives no size of {it.rfilename}; use another --endpoint")
-        digest = Digest("sha256", it.lfs.sha256) if it.lfs else None
+        digest = _digest("sha256", it.lfs.sha256, endpoint) if it.lfs else None
         if digest is None and it.blob_id:
-            digest = Digest("git", it.blob_id)
+            digest = _digest("git", it.blob_id, endpoint)
         files.append(RemoteFile(it.rfilename, it.size, digest, f"{place}/{quote(it.rfilename)}"))
     return Listing(info.sha, tuple(files))
 
@@ -122,10 +128,18 @@ def _on_modelscope(get: Get, endpoint: str, repo: str, revision: str) -> Listing
     files = []
     for it in _decoded(get(url), _Answer, url).data.files:
         if it.type != "tree":
-            digest = Digest("sha256", it.sha256.lower()) if it.sha256 else None
+            digest = _digest("sha256", it.sha256, endpoint) if it.sha256 else None
             query = urlencode({"Revision": revision, "FilePath": it.path})
             files.append(RemoteFile(it.path, it.size, digest, f"{place}?{query}"))
     return Listing(None, tuple(files))
+
+
+def _digest(algorithm: Algorithm, text: str, endpoint: str) -> Digest:
+    """Becomes part of a file's name, so it must be one. Raises `ModelError`."""
+    value = text.lower()
+    if not re.fullmatch(_HEX[algorithm], value):
+        raise ModelError(f"{endpoint} gives {text!r} for a checksum; use another --endpoint")
+    return Digest(algorithm, value)
 
 
 def _decoded(body: bytes, kind: type[T], url: str) -> T:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from serve.models.hubs import Listing, RemoteFile, serving_files
+from serve.models.hubs import HUBS, Listing, RemoteFile, serving_files
 from serve.models.store import ModelError
 from tests.models.hub import running_hub
 
@@ -47,6 +47,27 @@ def test_the_hubs_own_clients_take_the_stand_in_for_a_hub(tmp_path: Path) -> Non
     assert done.returncode == 0, done.stderr
     expected = {name: data.decode() for name, data in files.items()}
     assert json.loads(done.stdout.splitlines()[-1]) == [expected, expected]
+
+
+@pytest.mark.parametrize("checksum", ["../../../etc/cron.d/x", "0" * 63, "g" * 40, ""])
+def test_what_is_no_checksum_is_refused(checksum: str) -> None:
+    """Of it a file's name is made."""
+    for named in ({"blobId": checksum or "/"}, {"lfs": {"sha256": checksum}}):
+        info = {"sha": "main", "siblings": [{"rfilename": "config.json", "size": 1} | named]}
+        body = json.dumps(info).encode()
+        with pytest.raises(ModelError, match="for a checksum; use another --endpoint"):
+            HUBS["huggingface"].list_files(lambda url, body=body: body, "http://a", "org/m", "main")
+
+
+@pytest.mark.parametrize("token", ["hf_se\ncret", "hf_se cret", "hf_sécret", "hf_se\x00cret"])
+def test_a_token_that_is_none_is_told_but_not_shown(
+    monkeypatch: pytest.MonkeyPatch, token: str
+) -> None:
+    """Such as a file of several lines."""
+    monkeypatch.setattr(os, "environ", {"HF_TOKEN": token})
+    with pytest.raises(ModelError, match="HF_TOKEN has characters that no token has") as caught:
+        HUBS["huggingface"].credentials()
+    assert "cret" not in str(caught.value)
 
 
 def chosen(*names: str) -> set[str]:
