@@ -1,7 +1,8 @@
 """Brings a model from a hub into a directory; killed at any byte, the next pull goes on there.
 
 Files grow in `.r1-pull` beside the model, under names that hold their checksum, so that what was
-fetched of another revision is never taken for this one's. Once all are there and right they are
+fetched of another revision is never taken for this one's. A file without one (some mirrors give
+none) begins anew with each pull. Once all are there and right they are
 renamed into place, and the manifest comes last. Two pulls of one directory take turns. Where a file
 system's locks don't hold, they write the same bytes at the same places.
 """
@@ -90,10 +91,13 @@ class _Pull:
         return serving_files(listing, wanted.repo), listing.commit
 
     def bring(self, files: tuple[RemoteFile, ...], commit: str | None, folder: Path) -> Manifest:
-        known = self._right_ones(files)
+        known = self._right_ones(files, commit)
         missing = [file for file in files if file.name not in known]
         parts = {file.name: folder / _part_name(file) for file in missing}
         self._refuse_to_overwrite(parts)
+        for file in missing:
+            if file.digest is None:
+                parts[file.name].unlink(missing_ok=True)
         num_bytes = sum(file.size for file in missing)
         num_done = sum(min(size_of(parts[file.name]), file.size) for file in missing)
         self._check_room(num_bytes - num_done)
@@ -111,10 +115,21 @@ class _Pull:
             files=dict(sorted(known.items())),
         )
         self._publish(manifest, parts, folder)
+        if unchecked := [file.name for file in files if file.digest is None]:
+            self._watcher.tell(
+                f"{self._wanted.endpoint} gives no checksums of {', '.join(unchecked)}: of these "
+                "only the sizes were checked."
+            )
         return manifest
 
-    def _right_ones(self, files: tuple[RemoteFile, ...]) -> dict[str, ModelFile]:
-        """The files that are in place already: every one is read, whoever put it there."""
+    def _right_ones(
+        self, files: tuple[RemoteFile, ...], commit: str | None
+    ) -> dict[str, ModelFile]:
+        """The files that are in place already: every one is read, whoever put it there. One without
+        a checksum is held against the manifest of the same commit, if there is any manifest."""
+        before = _manifest_or_none(self._wanted.directory)
+        same = before and (before.revision, before.commit) == (self._revision, commit)
+        pulled = before.files if before and same else {}
         places = {file: self._wanted.directory / file.name for file in files}
         there = [file for file in files if places[file].is_file()]
         there = [file for file in there if size_of(places[file]) == file.size]
@@ -123,7 +138,9 @@ class _Pull:
         found = {}
         for file in there:
             if sha256 := sha256_if_right(places[file], file, self._watcher.advance):
-                found[file.name] = ModelFile(file.size, sha256)
+                it = ModelFile(file.size, sha256)
+                if file.digest or before is None or it == pulled.get(file.name):
+                    found[file.name] = it
         return found
 
     def _refuse_to_overwrite(self, parts: Mapping[str, Path]) -> None:

@@ -43,6 +43,7 @@ class Repo:
     files: dict[str, bytes]
     commit: str = COMMIT
     gated: bool = False
+    has_checksums: bool = True
 
     def blob_id(self, name: str) -> str:
         data = self.files[name]
@@ -160,7 +161,10 @@ class _Handler(BaseHTTPRequestHandler):
         siblings: list[dict[str, Any]] = [{"rfilename": name} for name in repo.files]
         for it in siblings if query.get("blobs", "").lower() == "true" else ():
             data = repo.files[it["rfilename"]]
-            it |= {"size": len(data), "blobId": repo.blob_id(it["rfilename"])}
+            it["size"] = len(data)
+            if not repo.has_checksums:
+                continue
+            it["blobId"] = repo.blob_id(it["rfilename"])
             if it["rfilename"].endswith(LARGE):
                 it["lfs"] = {"sha256": sha256(data), "size": len(data), "pointerSize": 135}
         info = {"_id": "1", "id": name, "modelId": name, "sha": repo.commit, "private": False}

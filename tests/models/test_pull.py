@@ -18,6 +18,7 @@ from serve.models.hubs import HUBS
 from serve.models.pull import Wanted, pull
 from serve.models.store import MANIFEST, WORK, Manifest, ModelError, read_manifest
 from tests.models.hub import COMMIT, TOKEN, Fault, Hub, Repo, running_hub, sha256
+from tests.stack import wait_until
 
 WEIGHTS = bytes(i * i % 251 for i in range(300_000))
 FILES = {
@@ -183,6 +184,38 @@ def test_a_hub_with_wrong_bytes_is_told_and_nothing_of_it_kept(hub: Hub, tmp_pat
     assert not list((tmp_path / WORK).glob("model.safetensors.*"))
 
 
+def test_without_checksums_no_pull_goes_on_with_anothers_bytes(hub: Hub, tmp_path: Path) -> None:
+    """A mirror that gives none: within a pull a file goes on, the next pull begins it anew, as the
+    branch may have moved. Which files came unchecked is told."""
+    hub.repos["org/model"] = Repo(FILES, has_checksums=False)
+    cuts = (Fault(cut_after=cut) for cut in (1000, 2000, 0, 0))
+    hub.fault("model.safetensors", *cuts)
+    with pytest.raises(ModelError):
+        bring(hub, tmp_path)
+    assert hub.num_sent["model.safetensors"] == 3000
+    newer = FILES | {"model.safetensors": WEIGHTS[::-1]}
+    hub.repos["org/model"] = Repo(newer, has_checksums=False, commit="f" * 40)
+    heard = Heard()
+    bring(hub, tmp_path, heard)
+    assert held(tmp_path) == newer
+    assert "no checksums of config.json, tokenizer.json, model.safetensors" in heard.told[-1]
+
+
+def test_without_checksums_the_manifest_tells_what_is_right(hub: Hub, tmp_path: Path) -> None:
+    """Of the same commit; files of another one are fetched though they have the same size."""
+    hub.repos["org/model"] = Repo(FILES, has_checksums=False)
+    bring(hub, tmp_path)
+    hub.num_sent.clear()
+    (tmp_path / "config.json").write_bytes(b"!" * len(FILES["config.json"]))
+    bring(hub, tmp_path, repair=True)
+    assert held(tmp_path) == FILES
+    assert set(hub.num_sent) == {"config.json"}
+    newer = FILES | {"model.safetensors": WEIGHTS[::-1]}
+    hub.repos["org/model"] = Repo(newer, has_checksums=False, commit="f" * 40)
+    bring(hub, tmp_path, revision="f" * 40)
+    assert held(tmp_path) == newer
+
+
 def test_an_unreachable_hub_ends_with_a_remedy(hub: Hub, tmp_path: Path) -> None:
     """After a few tries; no directory is made."""
     hub.stop()
@@ -244,14 +277,16 @@ def test_several_pulls_at_once_fetch_once(hub: Hub, tmp_path: Path) -> None:
     heard = [Heard() for _ in range(4)]
     found: list[Manifest] = []
     threads = [
-        threading.Thread(target=lambda it=it: found.append(bring(hub, tmp_path / "m", it)))
+        threading.Thread(
+            target=lambda it=it: found.append(bring(hub, tmp_path / "m", it)), daemon=True
+        )
         for it in heard
     ]
     for thread in threads:
         thread.start()
-    waiting = threading.Event()
-    while sum("waiting for it" in " ".join(it.told) for it in heard) < 3:
-        waiting.wait(0.01)
+    assert wait_until(
+        lambda: sum("waiting for it" in " ".join(it.told) for it in heard) == 3, timeout_s=20
+    )
     hub.release.set()
     for thread in threads:
         thread.join(20)
