@@ -76,20 +76,31 @@ def run_loop(main: Coroutine[Any, Any, R]) -> R:
 @contextlib.contextmanager
 def clear_errors() -> Iterator[None]:
     """Errors that a person can mend: a sentence and an exit status, no traceback."""
+    try:
+        yield
+    except Exception as exc:
+        told = _told(exc)
+        if told is None:
+            raise
+        text, status = told
+        typer.echo(f"r1-serve: {text}", err=True)
+        raise typer.Exit(status) from None
+
+
+def _told(exc: Exception) -> tuple[str, int] | None:
+    """What to say of it, and the exit status; None where it isn't expected. The errors' modules are
+    heavy, so they are imported for an error alone."""
     from serve.batch import EndpointError
     from serve.batch_files import BatchError
     from serve.engine_faults import EngineStartError
+    from serve.models.store import ModelError
     from serve.running import NotRunning
     from serve.server import ServerError
 
-    try:
-        yield
-    except (SettingsError, BatchError) as exc:
-        typer.echo(f"r1-serve: {exc}", err=True)
-        raise typer.Exit(2) from None
-    except EngineStartError as exc:
-        typer.echo(f"r1-serve: {exc}\n{DOCTOR}", err=True)
-        raise typer.Exit(1) from None
-    except (EndpointError, NotRunning, ServerError) as exc:
-        typer.echo(f"r1-serve: {exc}", err=True)
-        raise typer.Exit(1) from None
+    if isinstance(exc, (SettingsError, BatchError)):
+        return str(exc), 2
+    if isinstance(exc, EngineStartError):
+        return f"{exc}\n{DOCTOR}", 1
+    if isinstance(exc, (EndpointError, ModelError, NotRunning, ServerError)):
+        return str(exc), 1
+    return None

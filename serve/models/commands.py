@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import msgspec
 import typer
 
+from serve.commands import clear_errors
 from serve.models.store import (
     HubName,
     Manifest,
@@ -118,7 +119,8 @@ def list_models(
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """List the models in the store (R1_SERVE_MODELS): revision, size, complete or not, path."""
-    models = stored_models(store_dir())
+    with _clear_errors():
+        models = stored_models(store_dir())
     if as_json:
         rows = [
             {
@@ -155,8 +157,15 @@ def _revision(manifest: Manifest | None) -> str:
 
 
 def _checked(endpoint: str) -> str:
-    parts = urlsplit(endpoint)
-    if parts.scheme not in ("http", "https") or not parts.netloc or parts.query:
+    if "@" in endpoint:  # not shown: there may be a password in it
+        raise SettingsError("An --endpoint with a user isn't supported; write https://name")
+    try:
+        parts = urlsplit(endpoint)
+        host, port = (parts.hostname or "").encode("idna"), parts.port
+        usable = parts.scheme in ("http", "https") and host and port != 0 and not parts.query
+    except ValueError:  # no port's number, an unclosed bracket, a name that IDNA can't encode
+        usable = False
+    if not usable or not endpoint.isprintable() or not endpoint.isascii() or " " in endpoint:
         raise SettingsError(f"`{endpoint}` is no --endpoint; write https://name")
     return endpoint.rstrip("/")
 
@@ -194,8 +203,21 @@ def _pull_command(repo: str, *options: str) -> str:
 
 @contextlib.contextmanager
 def _clear_errors() -> Iterator[None]:
-    """As `serve.commands.clear_errors`; and SIGTERM ends as Ctrl-C does, also as a container's
-    first process, for which the system has no default."""
+    """As `clear_errors`; what the disk refuses and being stopped are told, too."""
+    with clear_errors(), _stopped_by_sigterm():
+        try:
+            yield
+        except OSError as exc:
+            raise ModelError(str(exc)) from exc
+        except KeyboardInterrupt:
+            typer.echo("Stopped; the same command goes on from here.", err=True)
+            raise typer.Exit(_STOPPED) from None
+
+
+@contextlib.contextmanager
+def _stopped_by_sigterm() -> Iterator[None]:
+    """SIGTERM ends as Ctrl-C does, also as a container's first process, for which the system has no
+    default."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -203,14 +225,5 @@ def _clear_errors() -> Iterator[None]:
     before = signal.signal(signal.SIGTERM, stop)
     try:
         yield
-    except SettingsError as exc:
-        typer.echo(f"r1-serve: {exc}", err=True)
-        raise typer.Exit(2) from None
-    except (ModelError, OSError) as exc:
-        typer.echo(f"r1-serve: {exc}", err=True)
-        raise typer.Exit(1) from None
-    except KeyboardInterrupt:
-        typer.echo("Stopped; the same command goes on from here.", err=True)
-        raise typer.Exit(_STOPPED) from None
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from serve.models.commands import model_app
 from serve.models.store import MANIFEST, WORK, model_dir
 from tests.conftest import R1_SERVE, ROOT, Program
 from tests.models.hub import Fault, Hub, running_hub
+from tests.stack import wait_until
 
 WEIGHTS = bytes(i * i % 253 for i in range(400_000))
 FILES = {"config.json": b"{}", "tokenizer.json": b"{}", "model.safetensors": WEIGHTS}
@@ -46,10 +46,7 @@ def test_killed_it_goes_on_at_that_byte(hub: Hub, tmp_path: Path, number: int) -
     directory = model_dir(tmp_path / "store", REPO)
     hub.fault("model.safetensors", Fault(hold_after=123_457, cut_after=123_457))
     program = Program("model", "pull", REPO, env=env(hub, tmp_path))
-    pause = threading.Event()
-    while part_size(directory) < 123_457:
-        assert program.process.poll() is None
-        pause.wait(0.01)
+    assert wait_until(lambda: part_size(directory) >= 123_457, timeout_s=20), program.log()
     assert program.stop(number) == (-9 if number == signal.SIGKILL else 130)
     left = {path.name.partition(".")[0] for path in (directory / WORK).iterdir()}
     if number == signal.SIGKILL:
@@ -106,6 +103,10 @@ def test_the_remedy_names_where_the_rest_came_from(hub: Hub, tmp_path: Path) -> 
     [
         (["pull", "model"], 2, "`model` is no repository; write owner/name"),
         (["pull", REPO, "--endpoint", "hf-mirror.com"], 2, "write https://name"),
+        (["pull", REPO, "--endpoint", "http://[::1"], 2, "write https://name"),
+        (["pull", REPO, "--endpoint", "http://host:abc"], 2, "write https://name"),
+        (["pull", REPO, "--endpoint", "http://a..b"], 2, "write https://name"),
+        (["pull", REPO, "--endpoint", "http://a/b c"], 2, "write https://name"),
         (["verify", "/no/such"], 1, "There is no directory /no/such"),
         (["verify", REPO], 1, "`r1-serve model pull org/model` fetches it"),
     ],
@@ -117,6 +118,27 @@ def test_mistakes_are_a_sentence(
     done = run(*arguments, R1_SERVE_MODELS=str(tmp_path))
     assert done.exit_code == status
     assert words in done.stderr
+    assert isinstance(done.exception, SystemExit)
+
+
+def test_a_password_in_the_endpoint_is_refused_and_not_shown(tmp_path: Path) -> None:
+    """Wherever it comes from."""
+    done = run(
+        *("pull", REPO),
+        R1_SERVE_MODELS=str(tmp_path),
+        HF_ENDPOINT="https://me:secret@mirror.internal",
+    )
+    assert done.exit_code == 2
+    assert "with a user isn't supported" in done.stderr
+    assert "secret" not in done.output
+
+
+@pytest.mark.parametrize("arguments", [["list"], ["verify", REPO]])
+def test_a_disk_that_refuses_is_a_sentence(arguments: list[str], tmp_path: Path) -> None:
+    """As of a store that this user may not read; here its name is too long for a file's."""
+    done = run(*arguments, R1_SERVE_MODELS=str(tmp_path / ("x" * 300)))
+    assert done.exit_code == 1
+    assert "r1-serve: [Errno 36] File name too long" in done.stderr
     assert isinstance(done.exception, SystemExit)
 
 
