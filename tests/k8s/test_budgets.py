@@ -145,6 +145,13 @@ def test_one_box_has_no_room_for_two() -> None:
     for name in ("r1-engine", "r1-router"):
         deployment = manifests.one("Deployment", name)["spec"]
         assert deployment["strategy"] == {"type": "Recreate"}
+
+
+def test_the_only_engine_on_a_cpu_is_replaced_without_a_gap() -> None:
+    """There is room for two of them."""
+    engine = render("dev").one("Deployment", "r1-engine")["spec"]
+    assert engine["replicas"] == 1
+    assert engine["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
         assert deployment["replicas"] == 1
     assert not manifests.of("PodDisruptionBudget")
 
