@@ -38,7 +38,9 @@ def locked(directory: Path, tell: Tell) -> Iterator[Path]:
 def _acquired(work: Path, path: Path, tell: Tell) -> int:
     while True:
         try:
-            work.mkdir(parents=True, exist_ok=True)
+            # `exist_ok` would ask what is there, and it may be gone by then.
+            with contextlib.suppress(FileExistsError):
+                work.mkdir(parents=True)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         except FileNotFoundError:  # removed by who was before us
             continue
