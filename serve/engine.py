@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import itertools
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,8 @@ NO_VLLM = (
 NGRAM_WINDOW_TOKENS = (2, 5)
 """Shortest and longest run of tokens looked up in the prompt; vLLM's documentation uses 2 to 5."""
 OTLP_FLAG = "--otlp-traces-endpoint"
+_REVISION_FLAGS = frozenset({"--revision", "--code-revision", "--tokenizer-revision"})
+_SOURCE_FLAGS = ("--model", "--tokenizer", "--hf-config-path")
 
 _VALUE_FLAGS = {
     "served_name": "--served-model-name",
@@ -131,14 +134,34 @@ def engine_command(
 
 
 def _with_stored_model(settings: EngineSettings, machine: Machine) -> EngineSettings:
-    """A repository that has been pulled (`serve.models.store`) is served from its directory, so
-    offline; another one vLLM fetches by itself."""
-    if machine.model_store is None or is_local(settings.model):
-        return settings
-    directory = complete_model(machine.model_store, settings.model)
+    """A repository that has been pulled is served from its directory, so offline; another one vLLM
+    fetches by itself."""
+    store = machine.model_store
+    directory = stored_model(settings, store) if store is not None else None
     return (
         settings if directory is None else msgspec.structs.replace(settings, model=str(directory))
     )
+
+
+def stored_model(settings: EngineSettings, store: Path) -> Path | None:
+    """Where the store (`serve.models.store`) has what is to be served. None, too, where
+    `extra_args` ask for a revision, or for something from a hub beside it: what lies in the store
+    may be another, and served from there the engine is offline."""
+    given = dict(_given(settings.extra_args))
+    asks_hub = not _REVISION_FLAGS.isdisjoint(given) or any(
+        flag in given and not is_local(given[flag]) for flag in _SOURCE_FLAGS
+    )
+    if asks_hub or is_local(settings.model):
+        return None
+    return complete_model(store, settings.model)
+
+
+def _given(args: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Flags as vLLM reads them, with their values: `--a-b=c`, `--a_b=c` and `--a-b c` are one."""
+    for arg, following in itertools.pairwise((*args, "")):
+        if arg.startswith("--"):
+            flag, joined, value = arg.partition("=")
+            yield flag.replace("_", "-"), value if joined else following
 
 
 def traced(settings: EngineSettings, telemetry: TelemetrySettings) -> EngineSettings:
@@ -147,7 +170,7 @@ def traced(settings: EngineSettings, telemetry: TelemetrySettings) -> EngineSett
     vLLM takes the whole URL, and speaks HTTP only where the protocol's variable says so
     (`vllm/tracing/otel.py`). What `extra_args` and `env` say holds.
     """
-    if telemetry.otlp_endpoint is None or OTLP_FLAG in settings.extra_args:
+    if telemetry.otlp_endpoint is None or OTLP_FLAG in dict(_given(settings.extra_args)):
         return settings
     url = f"{telemetry.otlp_endpoint.rstrip('/')}/v1/traces"
     env = {"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf", "OTEL_SERVICE_NAME": "vllm"}

@@ -16,8 +16,15 @@ from serve.engine import (
     engine_command,
     find_machine,
     is_local,
+    traced,
 )
-from serve.settings import EngineSettings, SettingsError, config_dir, load_settings
+from serve.settings import (
+    EngineSettings,
+    SettingsError,
+    TelemetrySettings,
+    config_dir,
+    load_settings,
+)
 
 CPU = Machine(device="cpu", vllm_version="0.32.0", num_cpus=8)
 GPU = Machine(device="gpu", vllm_version="0.32.0", has_rust_frontend=True)
@@ -239,3 +246,17 @@ def test_the_installed_vllm_is_found() -> None:
     machine = find_machine()
     assert machine is not None
     assert machine.vllm_version.startswith("0.32.0")
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        ["--otlp-traces-endpoint", "grpc://x"],
+        ["--otlp-traces-endpoint=grpc://x"],
+        ["--otlp_traces_endpoint=grpc://x"],
+    ],
+)
+def test_a_receiver_of_traces_in_the_extra_arguments_holds(own: list[str]) -> None:
+    """In each form that vLLM takes."""
+    settings = EngineSettings(extra_args=own)
+    assert traced(settings, TelemetrySettings(otlp_endpoint="http://collector:4318")) == settings

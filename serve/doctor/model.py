@@ -14,10 +14,10 @@ from benchmarks.planner.model_shape import (
     ShapeError,
     read_shape,
 )
-from serve.engine import is_local
+from serve.engine import is_local, stored_model
 from serve.engine_faults import Fault
 from serve.models.check import check_model
-from serve.models.store import ModelError, complete_model, store_dir
+from serve.models.store import ModelError, store_dir
 from serve.settings import EngineSettings
 
 _LFS = b"version https://git-lfs.github.com/spec/"
@@ -46,7 +46,7 @@ def find_model(engine: EngineSettings, env: Mapping[str, str]) -> ModelFacts:
     """`env` is the environment that the engine will have."""
     name = engine.model
     is_repository = not is_local(name)
-    directory = _find_repository(name, env) if is_repository else Path(name)
+    directory = _find_repository(engine, env) if is_repository else Path(name)
     offline = env.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
     known = R1_DISTILL_QWEN_1_5B if name.endswith(R1_DISTILL_QWEN_1_5B.name) else None
     absent = ModelFacts(name, None, is_repository, not offline, shape=known)
@@ -81,12 +81,12 @@ def hub_cache(env: Mapping[str, str]) -> Path:
     return Path(env.get("HF_HUB_CACHE") or home / "hub")
 
 
-def _find_repository(name: str, env: Mapping[str, str]) -> Path | None:
+def _find_repository(engine: EngineSettings, env: Mapping[str, str]) -> Path | None:
     """In our own store, else in the Hugging Face cache (its layout: huggingface_hub's "Understand
     caching")."""
-    if (stored := complete_model(store_dir(), name)) is not None:
+    if (stored := stored_model(engine, store_dir())) is not None:
         return stored
-    repository = hub_cache(env) / f"models--{name.replace('/', '--')}"
+    repository = hub_cache(env) / f"models--{engine.model.replace('/', '--')}"
     try:
         return repository / "snapshots" / (repository / "refs" / "main").read_text().strip()
     except OSError:

@@ -96,3 +96,26 @@ def test_only_what_is_complete_is_served_from_the_store(tmp_path: Path) -> None:
     assert complete_model(tmp_path, "org/other") is None
     (directory / "config.json").unlink()
     assert served("org/model") == "org/model"
+
+
+@pytest.mark.parametrize(
+    ("extra_args", "is_stored"),
+    [
+        (["--revision", "abc"], False),
+        (["--tokenizer_revision=abc"], False),
+        (["--tokenizer", "org/other"], False),
+        (["--hf-config-path=org/other"], False),
+        (["--tokenizer", "/models/tokenizer"], True),
+        (["--tokenizer-mode", "slow"], True),
+    ],
+)
+def test_what_extra_arguments_ask_of_a_hub_is_not_served_from_the_store(
+    tmp_path: Path, extra_args: list[str], is_stored: bool
+) -> None:
+    """Another revision, or something from another repository, which an offline engine can't get."""
+    machine = Machine(device="gpu", vllm_version="0.32.0", model_store=tmp_path)
+    put(tmp_path)
+    settings = EngineSettings(model="org/model", extra_args=extra_args)
+    command = engine_command(settings, machine, port=1)
+    assert (command.argv[4] != "org/model") == is_stored
+    assert ("HF_HUB_OFFLINE" in command.env) == is_stored
