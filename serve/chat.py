@@ -12,12 +12,13 @@ from starlette.types import Send
 from serve import sse
 from serve.admission import Admission
 from serve.forms import Sampled, StreamForm, WholeForm
-from serve.generation import Usage
 from serve.plan import Plan
 from serve.record import Record
 from serve.reply import Head, StreamReply, WholeReply
 from serve.response import DisconnectGuard, EngineResponse, body_part
-from serve.telemetry import Stopwatch, Telemetry
+from serve.stopwatch import Stopwatch
+from serve.telemetry import Telemetry
+from serve.usage import Usage
 from serve.visit import Visit
 from serve.votes import Vote
 from serve.wire import EngineChoice

@@ -13,13 +13,14 @@ from starlette.types import Send
 from serve.admission import Admission
 from serve.engine_reply import Reply
 from serve.errors import UpstreamError
-from serve.generation import MAX_FAILOVERS, Usage
+from serve.generation import MAX_FAILOVERS
 from serve.record import Record
 from serve.replica import Taker
 from serve.replicas import Lease, Replica, ReplicaSet
 from serve.response import DisconnectGuard, EngineResponse, body_part
 from serve.sse import DONE, SSEDecoder, SSETooLong, encode
 from serve.telemetry import Telemetry
+from serve.usage import Usage
 from serve.visit import Visit
 from serve.wire import UNREADABLE, EngineUsage
 from serve.writer import ClientWriter

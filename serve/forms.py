@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol
 
-from serve.generation import Emit, Forget, Phases, Usage
+from serve.generation import Emit, Forget
+from serve.usage import Phases, Usage
 from serve.wire import EngineChoice
 
 

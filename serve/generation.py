@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from serve.choice import ChoiceState, ThinkingEnd
+from serve.choice import ChoiceState
 from serve.continuation import COMPLETIONS_PATH, completion_body, obstacle, within_limit
 from serve.describe import EngineInfo
 from serve.errors import ContextLengthExceeded, ServeError, UpstreamError
@@ -28,6 +28,7 @@ from serve.replicas import Lease, Replica, ReplicaSet
 from serve.sse import DONE, SSEDecoder, SSETooLong
 from serve.tokenizer import explain_too_long, num_whole
 from serve.upstream import reported
+from serve.usage import Phases, Usage
 from serve.wire import (
     UNREADABLE,
     EngineChoice,
@@ -52,27 +53,6 @@ Emit = Callable[[list[EngineChoice]], None]
 Forget = Callable[[int], None]
 """Takes back all that was emitted of a choice."""
 _Leg = Callable[[], Awaitable[None]]
-
-
-class Usage(msgspec.Struct):
-    """Tokens of one generation, or of several together."""
-
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    reasoning_tokens: int = 0
-    cached_tokens: int | None = None
-
-
-class Phases(msgspec.Struct, frozen=True):
-    """How one generation went."""
-
-    num_thinking_tokens: int
-    num_answer_tokens: int
-    thinking_ended_by: ThinkingEnd
-    finish_reason: str | None
-    """None: it was not finished."""
-    is_whole: bool
-    """Whether the model itself ended the answer."""
 
 
 class Generation:
@@ -206,8 +186,7 @@ class Generation:
                 legs=self._legs,
             )
         finally:
-            if self._lease is not None and self._lease.leg is not None:
-                self._lease.leg.num_tokens = max(0, self._choice.num_tokens - self._num_before)
+            self._legs.brought(max(0, self._choice.num_tokens - self._num_before))
         choice = self._choice
         if self._complete and (choice.ended or choice.cut):
             lease.reply.detach()

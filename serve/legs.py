@@ -73,27 +73,34 @@ class Leg:
 class Legs:
     """Those of one reply, in order, as one of its generations adds to them."""
 
-    __slots__ = ("_choice", "_trace", "all", "kind")
+    __slots__ = ("_choice", "_last", "all", "kind", "trace")
 
     def __init__(self, trace: Trace | None = None) -> None:
-        self._trace = trace
+        self.trace = trace
         self._choice = 0
+        self._last: Leg | None = None
         self.all: list[Leg] = []
         self.kind: LegKind = "first"
         """Of the next one."""
 
     def of(self, choice: int) -> Legs:
         """What the generation `choice` adds to."""
-        legs = Legs(self._trace)
+        legs = Legs(self.trace)
         legs._choice, legs.all = choice, self.all
         return legs
 
     def begin(self, replica: str) -> Leg:
         """A call at `replica` is about to be sent."""
         leg = Leg(self.kind, replica, self._choice)
-        if self._trace is not None:
+        if self.trace is not None:
             leg.span_id = new_span_id()
-            leg.headers = self._trace.headers(leg.span_id)
+            leg.headers = self.trace.headers(leg.span_id)
         self.all.append(leg)
+        self._last = leg
         self.kind = "retry"
         return leg
+
+    def brought(self, num_tokens: int) -> None:
+        """What the last call came to."""
+        if self._last is not None:
+            self._last.num_tokens = num_tokens

@@ -16,11 +16,11 @@ from serve import sse
 from serve.chat import ChatReply
 from serve.errors import NotReady, ServeError
 from serve.forms import Sampled, StreamForm, WholeForm
-from serve.generation import Usage
 from serve.messages_content import PIECE_END, Block, Content, Json, event
 from serve.plan import Plan
 from serve.reply import Head, r1_body
 from serve.response import DisconnectGuard
+from serve.usage import Usage
 from serve.wire import EngineChoice
 
 _dumps = msgspec.json.encode

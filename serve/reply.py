@@ -11,10 +11,10 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from serve.forms import Sampled
-from serve.generation import Usage
 from serve.plan import Plan
 from serve.reasoning import CLOSE_TAG, OPEN_TAG, ReasoningFormat
 from serve.sse import DONE_EVENT
+from serve.usage import Usage
 from serve.wire import EngineChoice
 
 _dumps = msgspec.json.encode

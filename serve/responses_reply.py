@@ -18,12 +18,12 @@ from serve.admission import BATCH_TIER
 from serve.chat import ChatReply
 from serve.errors import ServeError
 from serve.forms import Sampled, StreamForm, WholeForm
-from serve.generation import Usage
 from serve.plan import Plan
 from serve.reply import Head, r1_body
 from serve.response import DisconnectGuard
 from serve.responses import ResponsesRequest, named_as_asked
 from serve.responses_output import Item, Json, Output, Trace
+from serve.usage import Usage
 from serve.wire import EngineChoice
 
 _dumps = msgspec.json.encode

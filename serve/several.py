@@ -14,10 +14,11 @@ from typing import Protocol
 
 import msgspec
 
-from serve.generation import Emit, Forget, Generation, Phases, Usage
+from serve.generation import Emit, Forget, Generation
 from serve.legs import Legs
 from serve.plan import Plan
 from serve.replicas import ReplicaSet
+from serve.usage import Phases, Usage
 
 _SEEDS = 1 << 64
 _LOOK_S = 0.25

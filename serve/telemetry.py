@@ -7,7 +7,6 @@ all of them.
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Iterable, Sequence
 from typing import Generic, TypeVar, get_args
 
@@ -24,10 +23,11 @@ from prometheus_client.registry import Collector
 from serve.brownout import Brownout
 from serve.budget import Budget, BudgetSource
 from serve.choice import THINKING_ENDS
-from serve.generation import Phases, Usage
 from serve.lengths import UsualLengths
 from serve.shared_metrics import SharedMetrics
+from serve.stopwatch import Stopwatch
 from serve.tally import Tally
+from serve.usage import Phases, Usage
 from serve.worker import ALONE, Worker
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1200)
@@ -246,17 +246,3 @@ class Telemetry:
     def running(self) -> contextlib.AbstractAsyncContextManager[None]:
         """While inside, other workers are kept told."""
         return self._shared.running() if self._shared else contextlib.nullcontext()
-
-
-class Stopwatch:
-    """When a request's first text and first answer text came, in seconds since it began."""
-
-    __slots__ = ("_start_s", "first_answer_s", "first_token_s")
-
-    def __init__(self) -> None:
-        self._start_s = time.perf_counter()
-        self.first_token_s: float | None = None
-        self.first_answer_s: float | None = None
-
-    def elapsed_s(self) -> float:
-        return time.perf_counter() - self._start_s

@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve.errors import InvalidRequest
-from serve.generation import Usage
 from serve.messages import count_tokens_chat, messages_chat
 from serve.messages_content import SIGNATURE
 from serve.messages_reply import MessageStream, WholeMessage, error_body
 from serve.plan import Plan
 from serve.reply import Head
+from serve.usage import Usage
 from serve.wire import EngineChoice, EngineDelta
 
 HI = {"role": "user", "content": "hi"}

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from openai.types.responses import Response, ResponseStreamEvent
 
 from serve.errors import UpstreamError
-from serve.generation import Usage
 from serve.plan import Plan
 from serve.reply import Head
 from serve.responses import ResponsesRequest
 from serve.responses_output import Output
 from serve.responses_reply import ResponseFrame, ResponseStream, WholeResponse
+from serve.usage import Usage
 from serve.wire import EngineChoice, EngineDelta
 
 HEAD = Head(id="resp_00", created=1, model="m", reasoning_fields=["reasoning"])
