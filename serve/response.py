@@ -19,10 +19,10 @@ from serve import sse
 from serve.admission import Admission, class_of
 from serve.drain import Drain
 from serve.errors import FAILED, ClientGone, NotReady, ServeError, TooManyRequests
-from serve.generation import Usage
 from serve.http import ClientLine, came_before_drain, client_line
 from serve.record import Record
 from serve.telemetry import Telemetry
+from serve.usage import Usage
 from serve.visit import Visit
 
 log = logging.getLogger(__name__)
@@ -144,9 +144,9 @@ class EngineResponse(Response, abc.ABC):
         except ServeError as exc:
             self.visit.failed(exc)
             outcome = "error" if self.started else self.visit.outcome
-            if isinstance(exc, TooManyRequests | NotReady):
-                self.telemetry.rejected(exc.reason)
             if not self.started:
+                if isinstance(exc, TooManyRequests | NotReady):
+                    self.telemetry.rejected(exc.reason)
                 raise
             await send(body_part(self.error_event(exc), more=False))
         except Exception:

@@ -105,12 +105,15 @@ async def test_a_client_that_asks_again_after_its_stream_is_served_once_more(
 
 
 async def test_at_the_drains_limit_a_stream_ends_with_an_error_event() -> None:
-    """Not a cut connection: the event is OpenAI's error and the body is complete."""
+    """Not a cut connection: the event is OpenAI's error and the body is complete. Nor is it counted
+    among those that were refused."""
     async with stalled(0.2, stream=True) as (router, reply):
         router.drain()
         events = (await reply).text.strip().split("\n\n")
+        metrics = router.router.telemetry.exposition().decode()
         assert json.loads(events[-1].removeprefix("data: "))["error"]["code"] == "shutting_down"
         assert len(events) > 1
+        assert 'r1_rejections_total{reason="shutting_down"} 0.0' in metrics
 
 
 async def test_at_the_drains_limit_a_whole_reply_becomes_a_503() -> None:
