@@ -20,7 +20,7 @@ def authenticate(scope: Scope, keys: KeyRing | None) -> None:
 
     Raises `InvalidKey`. It needs headers only, so it comes before the body is read.
     """
-    if keys is not None and scope["type"] == "http" and scope["path"] not in NEEDS_NO_KEY:
+    if keys is not None and scope["path"] not in NEEDS_NO_KEY:
         scope[_HOLDER] = keys.holder_of(scope["headers"])
 
 

@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from serve import openapi
-from serve.access import NEEDS_NO_KEY, authenticate, key_name
+from serve.access import authenticate, key_name
 from serve.errors import (
     FAILED,
     BodyTooLarge,
@@ -25,13 +25,14 @@ from serve.errors import (
     NotReady,
     RouteNotFound,
     ServeError,
-    outcome_of,
 )
-from serve.record import Told
+from serve.journal import NOT_TOLD
 from serve.response import EngineResponse
 from serve.state import Router
 from serve.strict import did_you_mean
-from serve.visit import visit_of
+from serve.telemetry import Telemetry
+from serve.usage import Usage
+from serve.visit import Visit, visit_of
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ Handler = Callable[[Request], Awaitable[Response]]
 class App(FastAPI):
     """`generations`, by path, are served before FastAPI's middleware and routing, which cost more
     than all that a request needs of ours (`docs/decisions/0009-streaming-path.md`). They are routes
-    all the same: for the OpenAPI document, for wrong methods, for apps that mount this one."""
+    all the same, for the OpenAPI document and for wrong methods."""
 
     generations: Mapping[str, Handler] = {}
     error_bodies: Mapping[str, Callable[[ServeError], bytes]] = {}
@@ -56,47 +57,44 @@ class App(FastAPI):
             await super().__call__(scope, receive, send)
             return
         router: Router = self.state.router
-        handler = self.generations.get(scope["path"]) if scope["method"] == "POST" else None
-        visit = router.journal.begin(scope, traced=handler is not None)
+        visit = router.journal.begin(scope)
         try:
-            authenticate(scope, router.keys)
-        except InvalidKey as exc:
-            router.telemetry.rejected("invalid_key")
-            await self.error_reply(exc, scope)(scope, receive, visit.noting(send))
-            self._ended(scope)
-            return
-        visit.key = key_name(scope)
-        if handler is not None:
-            await self._generate(handler, Request(scope, receive), send)
-            return
-        try:
-            await super().__call__(scope, receive, visit.noting(send))
+            try:
+                authenticate(scope, router.keys)
+            except InvalidKey as exc:
+                router.telemetry.rejected("invalid_key")
+                await self.error_reply(exc, scope)(scope, receive, visit.noting(send))
+                return
+            visit.key = key_name(scope)
+            handler = self.generations.get(scope["path"]) if scope["method"] == "POST" else None
+            if handler is None:
+                await super().__call__(scope, receive, visit.noting(send))
+            else:
+                router.journal.trace(visit, scope)
+                await self._generate(handler, visit, Request(scope, receive), send)
         finally:
-            self._ended(scope)
+            if scope["path"] not in NOT_TOLD:
+                visit.route = self.route_of(scope)
+                router.journal.end(visit)
 
-    async def _generate(self, handler: Handler, request: Request, send: Send) -> None:
-        scope = request.scope
+    async def _generate(self, handler: Handler, visit: Visit, request: Request, send: Send) -> None:
         response: Response | None = None
         try:
             response = await handler(request)
-            await response(scope, request.receive, send)
+            if isinstance(response, EngineResponse):
+                visit.reply = response
+            await response(request.scope, request.receive, send)
         except ClientDisconnect:
-            visit_of(scope).outcome = "client_gone"
-            self.state.router.telemetry.record_refused(scope["path"], "client_gone")
+            visit.outcome = "client_gone"
+            self._count_refused(visit, request)
         except Exception as exc:  # answered and logged by the handlers of every other route
-            if response is None:
-                self._count_refused(scope["path"], exc)
             kind = ServeError if isinstance(exc, ServeError) else Exception
-            answer = cast(Awaitable[Response], self.exception_handlers[kind](request, exc))
-            await (await answer)(scope, request.receive, visit_of(scope).noting(send))
-        finally:
-            self._ended(scope, response if isinstance(response, EngineResponse) else None)
-
-    def _ended(self, scope: Scope, reply: Told | None = None) -> None:
-        if scope["path"] not in NEEDS_NO_KEY:
-            visit = visit_of(scope)
-            visit.route = self.route_of(scope)
-            self.state.router.journal.end(visit, reply)
+            answer = await cast(Awaitable[Response], self.exception_handlers[kind](request, exc))
+            if response is None:
+                self._count_refused(visit, request)
+                if isinstance(exc, NotReady):
+                    self.state.router.telemetry.rejected(exc.reason)
+            await answer(request.scope, request.receive, visit.noting(send))
 
     def route_of(self, scope: Scope) -> str | None:
         """The route that a request is for, as it is declared: other paths are the client's words.
@@ -109,13 +107,12 @@ class App(FastAPI):
     def _paths(self) -> frozenset[str]:
         return frozenset(str(getattr(route, "path", "")) for route in self.routes)
 
-    def _count_refused(self, route: str, error: Exception) -> None:
+    def _count_refused(self, visit: Visit, request: Request) -> None:
         """A request that ends before there is a reply that would count itself."""
-        telemetry = self.state.router.telemetry
-        outcome = outcome_of(error) if isinstance(error, ServeError) else "error"
-        telemetry.record_refused(route, outcome)
-        if isinstance(error, NotReady):
-            telemetry.rejected(error.reason)
+        telemetry: Telemetry = self.state.router.telemetry
+        telemetry.record_refused(request.scope["path"], visit.outcome)
+        if visit.key is not None:
+            telemetry.count_key(visit.key, visit.outcome, Usage())
 
     def error_reply(self, error: ServeError, scope: Scope) -> Response:
         visit_of(scope).failed(error)

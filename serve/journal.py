@@ -12,13 +12,16 @@ from collections.abc import AsyncIterator
 from starlette.types import Scope
 
 from serve.access_log import AccessLog, standard_output
-from serve.record import Record, Told, line_of
+from serve.record import MAX_LEGS, Record, line_of
 from serve.settings import TelemetrySettings
 from serve.tracing import Tracing
 from serve.visit import SCOPE_KEY, Visit
 from serve.worker import Worker
 
 log = logging.getLogger(__name__)
+
+NOT_TOLD = frozenset({"/health", "/ready", "/metrics"})
+"""Paths that machines ask for every few seconds."""
 
 
 class Journal:
@@ -33,16 +36,19 @@ class Journal:
         if settings.otlp_endpoint is not None:
             self.tracing = Tracing(settings.otlp_endpoint, settings.trace_ratio)
 
-    def begin(self, scope: Scope, *, traced: bool) -> Visit:
-        """A request has come; the visit is in its scope from now on. Only generations are
-        `traced`."""
-        headers = scope["headers"]
-        trace = None if self.tracing is None or not traced else self.tracing.begin(headers)
-        visit = scope[SCOPE_KEY] = Visit(scope["method"], headers, trace)
+    def begin(self, scope: Scope) -> Visit:
+        """A request has come; the visit is in its scope from now on."""
+        visit = scope[SCOPE_KEY] = Visit(scope["method"], scope["headers"])
         return visit
 
-    def end(self, visit: Visit, reply: Told | None = None) -> None:
-        """It has ended; `reply` is who served it."""
+    def trace(self, visit: Visit, scope: Scope) -> None:
+        """It is one that traces are made of, by a client whose word on sampling counts."""
+        if self.tracing is not None:
+            visit.trace = visit.legs.trace = self.tracing.begin(scope["headers"])
+
+    def end(self, visit: Visit) -> None:
+        """It has ended."""
+        reply, visit.reply = visit.reply, None  # it leads back to the visit
         if self.access_log is None and visit.trace is None and not log.isEnabledFor(logging.INFO):
             return
         record = visit.record(reply)
@@ -76,5 +82,5 @@ def _log_shortly(record: Record) -> None:
         record.preset,
         record.reasoning_tokens,
         record.answer_tokens,
-        " ".join(leg.kind for leg in record.legs or ()),
+        " ".join(leg.kind for leg in (record.legs or ())[:MAX_LEGS]),
     )

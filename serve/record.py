@@ -14,7 +14,7 @@ import msgspec
 from serve.legs import LegKind
 
 MAX_LEGS = 16
-"""Of one record: a vote has dozens."""
+"""Of one line: a vote has dozens."""
 MAX_LINE_BYTES = select.PIPE_BUF
 """What pipes take whole, whoever else writes to them (POSIX, `write`): 4,096 on Linux."""
 GONE_STATUS = 499
@@ -73,7 +73,6 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
     total_ms: float = 0.0
     num_legs: int | None = None
     legs: list[LegRecord] | None = None
-    """The first `MAX_LEGS`."""
     votes: dict[str, object] | None = None
     trace_id: str | None = None
 
@@ -86,8 +85,15 @@ class Told(Protocol):
 
 
 def line_of(record: Record) -> bytes:
-    """One line of JSON of at most `MAX_LINE_BYTES`: without the legs where it would be longer."""
+    """One line of JSON, with the first `MAX_LEGS` legs. Of at most `MAX_LINE_BYTES`, with any names
+    of a sane length: what there is many of is left out where it would be longer."""
+    if record.legs and len(record.legs) > MAX_LEGS:
+        record = msgspec.structs.replace(record, legs=record.legs[:MAX_LEGS])
     line = msgspec.json.encode(record) + b"\n"
     if len(line) > MAX_LINE_BYTES:
-        line = msgspec.json.encode(msgspec.structs.replace(record, legs=None)) + b"\n"
+        record = msgspec.structs.replace(record, legs=None)
+        line = msgspec.json.encode(record) + b"\n"
+    if len(line) > MAX_LINE_BYTES:
+        record = msgspec.structs.replace(record, thinking_ended_by=None, votes=None)
+        line = msgspec.json.encode(record) + b"\n"
     return line

@@ -13,8 +13,8 @@ from starlette.types import Message, Scope, Send
 
 from serve.errors import ServeError, outcome_of
 from serve.legs import Leg, Legs, Trace
-from serve.record import GONE_STATUS, MAX_LEGS, LegRecord, Record, Told
-from serve.telemetry import Stopwatch
+from serve.record import GONE_STATUS, LegRecord, Record, Told
+from serve.stopwatch import Stopwatch
 
 SCOPE_KEY = "r1.visit"
 _SANE_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
@@ -29,6 +29,7 @@ class Visit:
         "legs",
         "method",
         "outcome",
+        "reply",
         "request_id",
         "route",
         "status",
@@ -36,19 +37,16 @@ class Visit:
         "watch",
     )
 
-    def __init__(
-        self,
-        method: str = "",
-        headers: Iterable[tuple[bytes, bytes]] = (),
-        trace: Trace | None = None,
-    ) -> None:
+    def __init__(self, method: str = "", headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
         self.watch = Stopwatch()
         self.began_ns = time.time_ns()
         self.method = method
         self.request_id = sent_request_id(headers)
         """What the client sent, else what `identify` makes it."""
-        self.trace = trace
-        self.legs = Legs(trace)
+        self.trace: Trace | None = None
+        self.legs = Legs()
+        self.reply: Told | None = None
+        """Who serves it, while it is open."""
         self.route: str | None = None
         self.key: str | None = None
         self.outcome = "ok"
@@ -98,7 +96,7 @@ class Visit:
         if legs:
             began_s = time.perf_counter() - elapsed_s
             record.num_legs = len(legs)
-            record.legs = [_told(leg, began_s) for leg in legs[:MAX_LEGS]]
+            record.legs = [_told(leg, began_s) for leg in legs]
         if reply is not None:
             reply.tell(record)
         return record

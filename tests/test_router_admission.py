@@ -17,6 +17,7 @@ from benchmarks.stand_in import Fault, Options, StandInEngine
 from serve.key_commands import add_key, remove_key
 from serve.keys import Key, new_key
 from serve.settings import ServerSettings
+from tests.faults.support import connect
 from tests.support import RunningRouter, eventually, running_router
 
 FAST = {"step_ms": 0.2, "prefill_ms": 0}
@@ -166,6 +167,26 @@ async def test_keys_change_without_a_restart(engine: StandInEngine, keys_file: P
         signal.raise_signal(signal.SIGHUP)
         await asyncio.sleep(0)
         assert await status(new) == 401
+
+
+async def test_what_a_key_asked_in_vain_is_counted_too(
+    engine: StandInEngine, keys_file: Path
+) -> None:
+    """Requests that no reply was made for: not understood, not ready, not whole."""
+    key = make_key(keys_file, "alice")
+    async with guarded(engine, keys_file, key) as router:
+        await router.chat("hi", unknown_field=1)
+        for replica in router.router.replicas.replicas:
+            replica.health.drain()
+        await router.chat("hi")
+        _, writer = await connect(router.url)
+        head = "POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n"
+        writer.write(f"{head}authorization: Bearer {key}\r\n\r\n{{".encode())
+        await writer.drain()
+        writer.close()
+        for outcome in ("invalid", "unavailable", "client_gone"):
+            line = f'r1_key_requests_total{{key="alice",outcome="{outcome}"}} 1.0'
+            await eventually(lambda line=line: metric(router, line))
 
 
 async def test_a_key_shows_by_its_name_only(

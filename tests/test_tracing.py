@@ -12,19 +12,22 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks.stand_in import Fault, Options, StandInEngine
 from serve.engine import Machine, engine_command, traced
-from serve.settings import EngineSettings, SettingsError, TelemetrySettings
+from serve.key_commands import add_key
+from serve.keys import Key, new_key
+from serve.record import MAX_LEGS
+from serve.settings import EngineSettings, ServerSettings, SettingsError, TelemetrySettings
 from serve.tracing import Tracing
 from serve.worker import Worker
 from tests.conftest import ROOT
 from tests.listening import ERROR, Kind, Log, Received, Receiver, receiving
 from tests.support import RunningRouter, eventually, running_router
-from tests.test_access_log import arm
 
 FAST: dict[str, Any] = {"step_ms": 0.2, "prefill_ms": 0}
 PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -149,6 +152,23 @@ async def test_the_ratio_is_for_those_whose_caller_has_not_decided(
     assert not receiver.spans
 
 
+async def test_who_shows_no_key_makes_no_spans(
+    receiver: Receiver, engine: StandInEngine, tmp_path: Path
+) -> None:
+    """Whatever its `traceparent` says: the decision is a client's only where it is one of ours."""
+    key, key_id, key_hash = new_key()
+    keys = tmp_path / "keys.toml"
+    add_key(keys, "alice", Key(id=key_id, hash=key_hash, created="2026-11-30"))
+    server = ServerSettings(port=0, drain_timeout_s=5, keys_file=str(keys))
+    headers = {"traceparent": PARENT}
+    async with tracing(receiver, engine, ratio=0.0, server=server, headers=headers) as router:
+        assert (await router.chat("hi")).status_code == 401
+        router.http.headers["authorization"] = f"Bearer {key}"
+        assert (await router.chat("hi")).status_code == 200
+    statuses = [span.attributes.get("http.response.status_code") for span in receiver.spans]
+    assert sorted(statuses, key=str) == [200, None]
+
+
 async def test_each_call_is_a_span(receiver: Receiver) -> None:
     """Of a failover the one that broke, as an error, and the one that went on; where the
     budget ends, the one to the answer; of a vote all samples."""
@@ -157,7 +177,7 @@ async def test_each_call_is_a_span(receiver: Receiver) -> None:
         StandInEngine(Options(**FAST)) as second,
         tracing(receiver, first, second, balancing="round_robin") as router,
     ):
-        await arm(first, Fault("close", after=9))
+        first.arm(Fault("close", after=9, times=1))
         await router.stream("hi")
         request, legs = await arrived(receiver)
         assert [span.name for span in legs] == ["leg first", "leg failover"]
@@ -172,9 +192,12 @@ async def test_each_call_is_a_span(receiver: Receiver) -> None:
         _, legs = await arrived(receiver)
         assert [span.name for span in legs] == ["leg first", "leg budget"]
 
-        script = "script:" + json.dumps({"choices": [{"think": 9, "answer": "\\boxed{1}"}] * 4})
-        await router.chat(script, preset="math", votes=4, seed=0)
+        script = "script:" + json.dumps({"choices": [{"think": 9, "answer": "\\boxed{1}"}] * 40})
+        await router.chat(script, preset="math", votes=40, seed=0)
         request, legs = await arrived(receiver)
+        assert len(legs) > MAX_LEGS
+        parents = {parent[36:52] for parent in (*sent_parents(first), *sent_parents(second))}
+        assert {leg.id for leg in legs} <= parents
         assert {span.attributes["r1.leg.choice"] for span in legs} >= {0, 1}
         assert request.attributes["r1.num_legs"] == len(legs)
 
@@ -203,8 +226,7 @@ async def test_requests_that_fail_are_told_without_their_messages(
         assert leg.attributes["error.type"] == "CancelledError"
         assert leg.status.code == request.status.code == 0
 
-        for _ in range(3):
-            await arm(engine, Fault("status"))
+        engine.arm(Fault("status"))
         await it.chat("s3cr3t2")
         request, _ = await arrived(receiver)
         assert (request.status.code, request.status.message) == (ERROR, "")
