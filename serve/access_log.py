@@ -1,9 +1,9 @@
 """Where lines of the access log go: standard output, from a thread of its own.
 
 A reader that is slow or gone must not hurt requests: nothing of the event loop waits for it. Up to
-`MAX_BACKLOG_BYTES` wait in memory, further lines are lost, and both is told once, when it begins
-and when it is over. Several processes write to one standard output: whole lines, in writes that
-pipes take whole.
+`MAX_BACKLOG_BYTES` wait in memory, further lines are lost, and that is told when it begins and when
+it is over. Several processes write to one standard output: whole lines, in writes that pipes take
+whole.
 """
 
 from __future__ import annotations
@@ -55,6 +55,9 @@ class AccessLog:
         self._num_bytes_done = 0
         self._num_refused = 0
         self._num_failed = 0
+        self._num_told = 0
+        """Of those that were refused."""
+        self._refusing = False
         self._failing = False
         self._wake = threading.Event()
         self._ending = threading.Event()
@@ -67,9 +70,10 @@ class AccessLog:
     def write(self, line: bytes) -> None:
         """Takes a line, its end included. Never waits."""
         if self._num_bytes_taken - self._num_bytes_done + len(line) > MAX_BACKLOG_BYTES:
-            if not self._num_refused:
-                log.warning("the access log's reader can't keep up: lines are lost")
             self._num_refused += 1
+            if not self._refusing:
+                self._refusing = True
+                log.warning("the access log's reader can't keep up: lines are lost")
             return
         self._num_bytes_taken += len(line)
         self._lines.append(line)
@@ -101,6 +105,10 @@ class AccessLog:
             self._wake.clear()
             while self._lines:
                 self._write_some()
+            if self._refusing and not self._failing:
+                num_lost, self._num_told = self._num_refused - self._num_told, self._num_refused
+                self._refusing = False
+                log.warning("the access log's reader keeps up again; lines lost: %d", num_lost)
 
     def _write_some(self) -> None:
         """As many lines as one write takes whole."""

@@ -50,10 +50,14 @@ class Log:
         self.lines = []
         return line
 
+    def stop_reading(self) -> None:
+        os.close(self.read_fd)
+        self.read_fd = -1
+
     def close(self) -> None:
         os.close(self.write_fd)
-        with contextlib.suppress(OSError):
-            os.close(self.read_fd)
+        if self.read_fd >= 0:
+            self.stop_reading()
 
 
 class Received:

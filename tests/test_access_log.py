@@ -9,6 +9,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -115,7 +116,7 @@ async def test_a_failover_and_a_vote_have_their_legs(log: Log) -> None:
         StandInEngine(Options(**FAST)) as second,
         logged(log, first, second, balancing="round_robin") as router,
     ):
-        await arm(first, Fault("close", after=9))
+        first.arm(Fault("close", after=9, times=1))
         await router.chat("hi", stream=True)
         line = await log.next()
         broken, rest = line["legs"]
@@ -300,11 +301,7 @@ async def test_a_reader_that_never_reads_holds_nobody_up(
     async with logged(log, engine) as router:
         access_log = router.router.journal.access_log
         assert access_log is not None
-        os.set_blocking(log.write_fd, False)
-        with contextlib.suppress(BlockingIOError):
-            while os.write(log.write_fd, b"x" * 4096):
-                pass
-        os.set_blocking(log.write_fd, True)
+        fill(log)
         async with asyncio.timeout(20):
             while access_log.num_lost < 3:
                 assert (await router.chat("hi")).status_code == 200
@@ -312,15 +309,48 @@ async def test_a_reader_that_never_reads_holds_nobody_up(
     assert told[0] == "the access log's reader can't keep up: lines are lost"
     assert told[1].startswith("lines of the access log that were lost: ")
     assert len(told) == 2
-    with contextlib.suppress(BlockingIOError):  # lets the writer's thread end
-        while os.read(log.read_fd, 1 << 16):
+    await eventually(lambda: bool(log.read()) and "access-log" not in names_of_threads())
+
+
+def fill(log: Log) -> None:
+    """The pipe takes no line more."""
+    os.set_blocking(log.write_fd, False)
+    with contextlib.suppress(BlockingIOError):
+        while os.write(log.write_fd, b'{"x":1}\n' * 512):
             pass
+    os.set_blocking(log.write_fd, True)
+
+
+def names_of_threads() -> set[str]:
+    return {thread.name for thread in threading.enumerate()}
+
+
+async def test_each_time_that_lines_are_lost_is_told(
+    log: Log, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And how many, once the reader keeps up again."""
+    monkeypatch.setattr("serve.access_log.MAX_BACKLOG_BYTES", 3000)
+    access_log = AccessLog(log.write_fd)
+
+    def told() -> list[str]:
+        return [it.getMessage() for it in caplog.records if it.name == "serve.access_log"]
+
+    async with access_log.running():
+        for num_lost in (5, 10):
+            fill(log)
+            while access_log.num_lost < num_lost:
+                access_log.write(b'{"y":1}\n')
+            num_told = len(told())
+            await eventually(lambda more=num_told + 1: bool(log.read()) and len(told()) == more)
+    begun = "the access log's reader can't keep up: lines are lost"
+    over = "the access log's reader keeps up again; lines lost: 5"
+    assert told() == [begun, over, begun, over, "lines of the access log that were lost: 10"]
 
 
 async def test_a_reader_that_is_gone_is_told_of_once(
     log: Log, engine: StandInEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
-    os.close(log.read_fd)
+    log.stop_reading()
     async with logged(log, engine) as router:
         access_log = router.router.journal.access_log
         assert access_log is not None
@@ -370,7 +400,7 @@ async def test_a_non_blocking_pipe_is_waited_for() -> None:
     log.close()
 
 
-def test_lines_of_several_processes_stay_whole() -> None:
+async def test_lines_of_several_processes_stay_whole() -> None:
     """They write to one pipe at the same time."""
     code = (
         "import asyncio, sys\nfrom serve.access_log import AccessLog\n"
@@ -380,14 +410,18 @@ def test_lines_of_several_processes_stay_whole() -> None:
         "asyncio.run(main())"
     )
     log = Log()
+    command = sys.executable, "-c", code
     writers = [
-        subprocess.Popen([sys.executable, "-c", code, name], stdout=log.write_fd, cwd=ROOT)
+        await asyncio.create_subprocess_exec(*command, name, stdout=log.write_fd, cwd=ROOT)
         for name in "abc"
     ]
-    while any(writer.poll() is None for writer in writers):
-        log.read()
-    log.read()
-    assert len(log.lines) == 9000
+    try:
+        await eventually(lambda: len(log.read()) == 9000)
+    finally:
+        for writer in writers:
+            with contextlib.suppress(ProcessLookupError):
+                writer.kill()
+            await writer.wait()
     assert all(len(set(line["p"])) < 2 for line in log.lines)
     log.close()
 
@@ -428,9 +462,3 @@ async def test_workers_log_to_the_one_standard_output(
             await program.wait()
     ids = {json.loads(line)["request_id"] for line in out.splitlines()}
     assert ids == {reply.headers["x-request-id"] for reply in replies}
-
-
-async def arm(engine: StandInEngine, fault: Fault) -> None:
-    async with httpx.AsyncClient() as http:
-        body = {"kind": fault.kind, "after": fault.after}
-        await http.post(f"{engine.url}/stand_in/fault", json=body)
