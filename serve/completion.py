@@ -159,6 +159,7 @@ class CompletionReply(EngineResponse):
             writer.write_body(data)
         else:
             self.started = True
+            self.watch.first_token_s = self.watch.elapsed_s()
             writer.begin(self._head_for(lease.reply), data)
         return True
 

@@ -56,6 +56,11 @@ def of_request(record: Record) -> Mapping[str, Attribute]:
             "r1.thinking_ended_by": record.thinking_ended_by,
             "r1.num_legs": record.num_legs,
         }
+        | {
+            f"r1.votes.{name}": told
+            for name, told in (record.votes or {}).items()
+            if isinstance(told, str | int | float)
+        }
     )
 
 

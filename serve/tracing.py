@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import random
 import threading
@@ -25,6 +26,7 @@ from serve.trace_attributes import LEG_GIVEN_UP, is_error, of_leg, of_request, o
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.trace import Span, SpanKind, Status
 
@@ -50,40 +52,18 @@ class Tracing:
     def __init__(self, endpoint: str, ratio: float) -> None:
         try:
             from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-            from opentelemetry.sdk.trace import TracerProvider
-            from opentelemetry.sdk.trace.export import BatchSpanProcessor
-            from opentelemetry.sdk.trace.id_generator import IdGenerator
-            from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased, TraceIdRatioBased
+            from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
         except ImportError as exc:
             raise SettingsError(
                 f"`telemetry.otlp_endpoint` needs a package that is not installed ({exc}): "
                 '`pip install "r1-serve[otel]"`, or remove the setting'
             ) from exc
 
-        class GivenIds(IdGenerator):
-            """Those that have gone out in headers."""
-
-            trace_id = span_id = 0
-
-            def generate_trace_id(self) -> int:
-                return self.trace_id
-
-            def generate_span_id(self) -> int:
-                return self.span_id
-
+        url = f"{endpoint.rstrip('/')}/v1/traces"
+        self._make_exporter = functools.partial(OTLPSpanExporter, endpoint=url)
         self._sampler = ParentBased(TraceIdRatioBased(ratio))
-        self._ids = GivenIds()
-        self._exporter = OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces")
-        self._provider = TracerProvider(
-            sampler=ALWAYS_ON,  # what isn't sampled gets no spans
-            resource=_resource(),
-            id_generator=self._ids,
-            shutdown_on_exit=False,
-        )
-        self._provider.add_span_processor(BatchSpanProcessor(self._exporter))
-        self._tracer = self._provider.get_tracer("serve", __version__)
-        for name in _LOGGERS:
-            logging.getLogger(name).addFilter(_Seldom(name))
+        self._spans: _Spans | None = None
+        """While they can leave."""
 
     def begin(self, headers: Iterable[tuple[bytes, bytes]]) -> Trace:
         """The trace of a request that comes with these headers, sampled or not."""
@@ -107,6 +87,64 @@ class Tracing:
 
     def tell(self, record: Record, trace: Trace, began_ns: int) -> None:
         """The spans of a request that began at `began_ns` (since the epoch) and has ended."""
+        if self._spans is not None:
+            self._spans.tell(record, trace, began_ns)
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Spans leave while inside; at the end, for at most `FLUSH_S`, those that are left."""
+        self._spans = spans = _Spans(self._make_exporter())
+        complaints = _Seldom()
+        for name in _LOGGERS:
+            logging.getLogger(name).addFilter(complaints)
+        try:
+            yield
+        finally:
+            self._spans = None
+            flush = threading.Thread(target=spans.provider.shutdown, daemon=True)
+            flush.start()
+            deadline_s = time.monotonic() + FLUSH_S
+            while flush.is_alive() and time.monotonic() < deadline_s:  # noqa: ASYNC110
+                await asyncio.sleep(_POLL_S)
+            if flush.is_alive():  # and will complain
+                spans.exporter.shutdown()  # type: ignore[no-untyped-call]
+            else:
+                for name in _LOGGERS:
+                    logging.getLogger(name).removeFilter(complaints)
+
+
+class _Spans:
+    """Makes spans, which leave by `exporter` in a thread of the SDK's."""
+
+    def __init__(self, exporter: OTLPSpanExporter) -> None:
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+        from opentelemetry.sdk.trace.id_generator import IdGenerator
+        from opentelemetry.sdk.trace.sampling import ALWAYS_ON
+
+        class GivenIds(IdGenerator):
+            """Those that have gone out in headers."""
+
+            trace_id = span_id = 0
+
+            def generate_trace_id(self) -> int:
+                return self.trace_id
+
+            def generate_span_id(self) -> int:
+                return self.span_id
+
+        self._ids = GivenIds()
+        self.exporter = exporter
+        self.provider = TracerProvider(
+            sampler=ALWAYS_ON,  # what isn't sampled gets no spans
+            resource=_resource(),
+            id_generator=self._ids,
+            shutdown_on_exit=False,
+        )
+        self.provider.add_span_processor(BatchSpanProcessor(exporter))
+        self._tracer = self.provider.get_tracer("serve", __version__)
+
+    def tell(self, record: Record, trace: Trace, began_ns: int) -> None:
         from opentelemetry.trace import SpanKind, set_span_in_context
 
         def at(ms: float) -> int:
@@ -142,20 +180,6 @@ class Tracing:
                 span.set_status(_error())
             span.end(at(leg.at_ms + leg.ms))
         whole.end(at(record.total_ms))
-
-    @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        """Spans leave while inside; at the end, for at most `FLUSH_S`, those that are left."""
-        try:
-            yield
-        finally:
-            flush = threading.Thread(target=self._provider.shutdown, daemon=True)
-            flush.start()
-            deadline_s = time.monotonic() + FLUSH_S
-            while flush.is_alive() and time.monotonic() < deadline_s:  # noqa: ASYNC110
-                await asyncio.sleep(_POLL_S)
-            if flush.is_alive():
-                self._exporter.shutdown()  # type: ignore[no-untyped-call]
 
 
 def _resource() -> Resource:

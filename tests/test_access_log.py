@@ -89,6 +89,19 @@ async def test_a_line_tells_how_the_reply_went(
     assert legs[-1]["at_ms"] + legs[-1]["ms"] <= line["total_ms"]
 
 
+async def test_a_streamed_completion_has_its_first_text(log: Log, engine: StandInEngine) -> None:
+    """Also to the metrics; a whole one passes at once."""
+    async with logged(log, engine) as router:
+        for stream in (True, False):
+            body = {"prompt": "x", "max_tokens": 9, "stream": stream}
+            await router.http.post("/v1/completions", json=body)
+            line = await log.next()
+            assert ("first_token_ms" in line) is stream
+            assert 0 <= line.get("first_token_ms", 0) <= line["total_ms"]
+        metrics = router.router.telemetry.exposition().decode()
+    assert 'seconds_count{class="interactive",preset=""} 1.0' in metrics
+
+
 async def test_a_clients_id_is_kept_and_the_reply_has_it(log: Log, engine: StandInEngine) -> None:
     """On every kind of reply; the reply's own id stays one of ours, as the engine has it."""
     said = {"messages": [{"role": "user", "content": "x"}]}

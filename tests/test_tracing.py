@@ -10,6 +10,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ from benchmarks.stand_in import Fault, Options, StandInEngine
 from serve.engine import Machine, engine_command, traced
 from serve.key_commands import add_key
 from serve.keys import Key, new_key
-from serve.record import MAX_LEGS
+from serve.record import MAX_LEGS, Record
 from serve.settings import EngineSettings, ServerSettings, SettingsError, TelemetrySettings
 from serve.tracing import Tracing
 from serve.worker import Worker
@@ -196,6 +197,7 @@ async def test_each_call_is_a_span(receiver: Receiver) -> None:
         await router.chat(script, preset="math", votes=40, seed=0)
         request, legs = await arrived(receiver)
         assert len(legs) > MAX_LEGS
+        assert request.attributes["r1.votes.share"] == 1.0
         parents = {parent[36:52] for parent in (*sent_parents(first), *sent_parents(second))}
         assert {leg.id for leg in legs} <= parents
         assert {span.attributes["r1.leg.choice"] for span in legs} >= {0, 1}
@@ -259,6 +261,18 @@ async def test_what_waits_is_sent_at_the_end(
         await router.chat("hi")
         assert not receiver.spans
     assert len(receiver.spans) == 2
+
+
+async def test_spans_leave_whenever_it_runs(receiver: Receiver) -> None:
+    """Also the second time; before and in between it has no thread."""
+    num_threads = threading.active_count()
+    it = Tracing(receiver.url, 1.0)
+    assert threading.active_count() == num_threads
+    for num_spans in (1, 2):
+        async with it.running():
+            it.tell(Record(total_ms=1), it.begin([]), time.time_ns())
+        assert len(receiver.spans) == num_spans
+    await eventually(lambda: threading.active_count() == num_threads)
 
 
 async def test_a_collector_that_is_gone_holds_nobody_up(
