@@ -91,6 +91,11 @@ _RULES: tuple[tuple[re.Pattern[str], str, str], ...] = tuple(
             "`python -m pip uninstall torchvision torchaudio torchcodec`: a text model needs none.",
         ),
         (
+            r"InvalidCxxCompiler",
+            "There is no C++ compiler, with which torch compiles the model.",
+            "Install g++, or name another in CXX; or set `engine.enforce_eager` = true.",
+        ),
+        (
             r"(?P<what>The NVIDIA driver on your system is too old)"
             r"|(?P<what1>CUDA driver version is insufficient for CUDA runtime version)",
             "{what}.",

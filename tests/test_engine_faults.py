@@ -68,6 +68,11 @@ def test_an_unknown_failure_is_vllms_own_last_word() -> None:
         ("OSError: [Errno 98] Address already in use", "port is taken"),
         ("RuntimeError: operator torchvision::nms does not exist", "don't match torch"),
         (
+            "torch._inductor.exc.InductorError: InvalidCxxCompiler: No working C++ compiler found "
+            "in torch._inductor.config.cpp.cxx: (None, 'g++')",
+            "There is no C++ compiler",
+        ),
+        (
             "RuntimeError: The NVIDIA driver on your system is too old (found version 12020). "
             "Please update your GPU driver",
             "The NVIDIA driver on your system is too old.",

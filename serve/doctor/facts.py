@@ -23,6 +23,7 @@ from serve.doctor.packages import Package, find_packages, pinned_version
 from serve.doctor.system import (
     Place,
     PortUse,
+    find_compiler,
     free_memory_bytes,
     free_shm_bytes,
     places,
@@ -84,6 +85,8 @@ class Facts:
     """Why the cluster can't be reached."""
     # The rest is known where engines are to run on this machine.
     model: ModelFacts | None = None
+    compiler: str | None = None
+    """Path of the one for C++."""
     free_memory_bytes: int = 0
     free_shm_bytes: int | None = None
     """None: there is no such file system."""
@@ -160,6 +163,7 @@ def _with_engines_here(facts: Facts, settings: Settings) -> Facts:
         settings_errors=tuple(_command_errors(setup, facts.machine)),
         ports=tuple(ports(settings, setup.num_engines, facts.running_pid, router_alone=False)),
         model=model,
+        compiler=find_compiler(env),
         free_memory_bytes=free_memory_bytes(),
         free_shm_bytes=free_shm_bytes(),
         places=tuple(places(settings.engine, model, env)),

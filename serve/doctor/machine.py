@@ -84,6 +84,25 @@ def check_packages(facts: Facts) -> Iterator[Finding]:
         yield ok("packages", f"torch {torch.version}, nothing that breaks it")
 
 
+def check_compiler(facts: Facts) -> Iterator[Finding]:
+    """On a CPU torch needs it at each start, also where the compiled model is kept (2.13)."""
+    setup = facts.setup
+    if setup is None or not setup.has_engines or facts.device != "cpu":
+        return
+    engine = setup.settings.engine
+    if engine.enforce_eager or "--enforce-eager" in engine.extra_args:
+        return
+    if facts.compiler is None:
+        yield problem(
+            "compiler",
+            "There is no C++ compiler, with which torch compiles the model.",
+            "Install g++, or name another in CXX; or set `engine.enforce_eager` = true, which "
+            "serves at about half the speed.",
+        )
+    else:
+        yield ok("compiler", facts.compiler)
+
+
 def _fits(package: Package, torch: Package) -> bool:
     same_build = not (package.build and torch.build) or package.build == torch.build
     return same_build and package.torch in (None, torch.version, torch.release)
@@ -219,5 +238,6 @@ CHECKS: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
     check_python,
     check_vllm,
     check_packages,
+    check_compiler,
     check_gpu,
 )

@@ -105,6 +105,11 @@ def _is_router(holder: Listener) -> bool:
     return program and not {"router", "worker"}.isdisjoint(words)
 
 
+def find_compiler(env: Mapping[str, str]) -> str | None:
+    """The C++ compiler that torch calls (its _inductor/config.py, `cpp.cxx`)."""
+    return shutil.which(env.get("CXX") or "g++", path=env.get("PATH"))
+
+
 def free_memory_bytes() -> int:
     """Of the machine, or of this container where that has less (cgroup v2)."""
     free: int = psutil.virtual_memory().available

@@ -148,8 +148,12 @@ def add_gpu(
 
 
 def add_smi(directory: Path, script: str) -> None:
+    add_program(directory, "nvidia-smi", script)
+
+
+def add_program(directory: Path, name: str, script: str) -> None:
     directory.mkdir(exist_ok=True)
-    path = directory / "nvidia-smi"
+    path = directory / name
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
 

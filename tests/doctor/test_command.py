@@ -27,6 +27,7 @@ from tests.doctor.setups import (
     Report,
     add_gpu,
     add_package,
+    add_program,
     add_smi,
     cpu_site,
     gpu_site,
@@ -43,6 +44,7 @@ Break = Callable[[Path], dict[str, dict[str, object]] | None]
 def setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory with a model, in an environment with vLLM's CPU build and without a GPU."""
     make_model(tmp_path / "model")
+    add_program(tmp_path / "bin", "g++", "true")
     monkeypatch.syspath_prepend(str(cpu_site(tmp_path / "site")))
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -120,6 +122,10 @@ def block_logs(directory: Path) -> dict[str, dict[str, object]]:
     return {"engine": {"log_dir": "file/logs"}}
 
 
+def remove_compiler(directory: Path) -> None:
+    (directory / "bin" / "g++").unlink()
+
+
 def setting(table: str, **values: object) -> Break:
     return lambda _: {table: values}
 
@@ -156,6 +162,12 @@ def setting(table: str, **values: object) -> Break:
         (setting("router", default_preset="maths"), "is no preset", "Did you mean `math`?"),
         (setting("engine", cpu_kv_cache_gib=90000), "memory: ", "lower `engine.cpu_kv_cache_gib`"),
         (mix_builds, "torchvision 0.28.0+cu130 don't match torch", "pip uninstall torchvision"),
+        (remove_compiler, "compiler: There is no C++", "`engine.enforce_eager` = true"),
+        (
+            setting("engine", env={"CXX": "clang++"}),
+            "compiler: There is no C++",
+            "name another in CXX",
+        ),
         (block_logs, "disk: {dir}/file can't be written", "name another"),
         (
             lambda _: {"engine": {"backend": "ray"}, "ray": {"address": "127.0.0.1:9"}},
@@ -172,6 +184,11 @@ def test_a_broken_set_up_is_found_out(
     found, _, told = the_problem(doctor("--config", config)).partition(" -> ")
     assert summary.format(dir=setup) in found
     assert remedy in told
+
+
+def test_without_compiling_no_compiler_is_needed(setup: Path) -> None:
+    remove_compiler(setup)
+    assert doctor("--config", make_config(setup, engine={"enforce_eager": True})).rest == []
 
 
 def test_a_file_that_is_no_toml_is_named(setup: Path) -> None:
