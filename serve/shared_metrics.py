@@ -114,7 +114,7 @@ class _Added(Collector):
     Kubernetes each new pod is another replica."""
 
     def __init__(self, directory: str, known_replicas: frozenset[str]) -> None:
-        self._directory, self._known = directory, known_replicas
+        self._directory, self._shown = directory, known_replicas | {""}
 
     def collect(self) -> Iterator[Metric]:
         added = MultiProcessCollector(None, self._directory)  # type: ignore[no-untyped-call]
@@ -122,7 +122,7 @@ class _Added(Collector):
             family.samples = [
                 sample
                 for sample in family.samples
-                if sample.labels.get("replica", "") in self._known | {""}
+                if sample.labels.get("replica", "") in self._shown
             ]
             yield family
 
