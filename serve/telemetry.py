@@ -89,6 +89,16 @@ class Telemetry:
         self._brownout = brownout
         self._answers = answers
         self.registry = CollectorRegistry()
+        self._add_requests()
+        self._add_thinking()
+        self._add_admission()
+        collectors = [state, ProcessCollector(namespace="r1", registry=None)]
+        self._shared = SharedMetrics(worker, collectors) if worker.directory else None
+        if self._shared is None:
+            for collector in collectors:
+                self.registry.register(collector)
+
+    def _add_requests(self) -> None:
         self._requests = self._counter(
             "r1_requests", "Requests by outcome.", ("route", "preset", "outcome"), OUTCOMES
         )
@@ -108,6 +118,11 @@ class Telemetry:
         self._duration = self._histogram(
             "r1_request_seconds", "Request to last byte, of those that ended well."
         )
+        self._failovers = Counter(
+            "r1_failovers", "Times a reply had to go on on another engine.", registry=self.registry
+        )
+
+    def _add_thinking(self) -> None:
         self._thinking_tokens = self._histogram(
             "r1_thinking_tokens", "Thinking of one generation.", _TOKENS
         )
@@ -139,9 +154,8 @@ class Telemetry:
             "r1_vote_agreement", "Share of a vote's samples that gave the answer.", _SHARES
         )
         self._samples = self._histogram("r1_vote_samples", "Samples that a vote took.", _SAMPLES)
-        self._failovers = Counter(
-            "r1_failovers", "Times a reply had to go on on another engine.", registry=self.registry
-        )
+
+    def _add_admission(self) -> None:
         self._queue_time = self._histogram(
             "r1_queue_seconds", "Wait for a slot, about 0 where one was free.", labels=("class",)
         )
@@ -158,11 +172,6 @@ class Telemetry:
         self._key_tokens = self._counter(
             "r1_key_tokens", "Tokens by key and kind.", ("key", "kind")
         )
-        collectors = [state, ProcessCollector(namespace="r1", registry=None)]
-        self._shared = SharedMetrics(worker, collectors) if worker.directory else None
-        if self._shared is None:
-            for collector in collectors:
-                self.registry.register(collector)
 
     def _histogram(
         self,
