@@ -145,6 +145,8 @@ def test_one_box_has_no_room_for_two() -> None:
     for name in ("r1-engine", "r1-router"):
         deployment = manifests.one("Deployment", name)["spec"]
         assert deployment["strategy"] == {"type": "Recreate"}
+        assert deployment["replicas"] == 1
+    assert not manifests.of("PodDisruptionBudget")
 
 
 def test_the_only_engine_on_a_cpu_is_replaced_without_a_gap() -> None:
@@ -152,8 +154,6 @@ def test_the_only_engine_on_a_cpu_is_replaced_without_a_gap() -> None:
     engine = render("dev").one("Deployment", "r1-engine")["spec"]
     assert engine["replicas"] == 1
     assert engine["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
-        assert deployment["replicas"] == 1
-    assert not manifests.of("PodDisruptionBudget")
 
 
 def test_a_drained_node_takes_one_pod_at_a_time() -> None:
