@@ -74,10 +74,12 @@ class HttpProtocol(HttpToolsProtocol):
     def begin_drain(self, last_call_s: int) -> None:
         """Closes it where it is idle, else after a reply that says so in its head. A client that
         can't know that yet may ask (again) for `last_call_s` more: it has just connected, or the
-        head of its reply has gone out. To close on it would break its next request, which may be on
-        the way."""
+        head of its reply has gone out, or that of its request is coming. To close on it would break
+        its next request, which may be on the way."""
         self.came_before_drain = True
-        if self.cycle is None:
+        if self._head_bytes:
+            may_ask = True
+        elif self.cycle is None:
             connected_s = self._owed_since_s or 0.0
             may_ask = self.loop.time() - connected_s < last_call_s
         else:

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from benchmarks.stand_in import Options, StandInEngine
-from serve.server import ServerError, listen
+from serve.server import LAST_CALL_S, ServerError, listen
 from serve.settings import ServerSettings
 from tests.conftest import Program
 from tests.support import RunningRouter, eventually, running_router
@@ -142,6 +142,26 @@ async def test_a_body_that_does_not_come_is_given_up_at_the_drains_limit() -> No
         writer.close()
         assert reply.startswith(b"HTTP/1.1 503 ")
         assert b"shutting_down" in reply
+
+
+async def test_a_request_that_has_begun_to_come_is_answered() -> None:
+    """However slowly: its client can't know of the drain."""
+    server = ServerSettings(port=0, drain_timeout_s=600)
+    async with (
+        StandInEngine(Options(step_ms=1)) as engine,
+        running_router(engine.url, server=server) as router,
+        asyncio.timeout(20),
+    ):
+        host, _, port = router.url.removeprefix("http://").partition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        body = json.dumps(CHAT).encode()
+        writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n")
+        await asyncio.sleep(LAST_CALL_S)
+        router.drain()
+        await asyncio.sleep(0)
+        writer.write(b"content-length: %d\r\n\r\n" % len(body) + body)
+        assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
+        writer.close()
 
 
 def running_code() -> set[str]:
