@@ -46,7 +46,7 @@ class Tracing:
     """Spans to the OTLP/HTTP receiver at `endpoint`, its base URL. `ratio` of the requests whose
     caller hasn't decided are traced; a caller's decision (`traceparent`) holds.
 
-    Raises `SettingsError` where the packages are missing.
+    Raises `SettingsError` where the packages are missing, or the SDK refuses the environment.
     """
 
     def __init__(self, endpoint: str, ratio: float) -> None:
@@ -61,6 +61,10 @@ class Tracing:
 
         url = f"{endpoint.rstrip('/')}/v1/traces"
         self._make_exporter = functools.partial(OTLPSpanExporter, endpoint=url)
+        try:
+            _Spans(self._make_exporter()).provider.shutdown()
+        except (ValueError, OSError) as exc:
+            raise SettingsError(f"the variables OTEL_… of the environment: {exc}") from exc
         self._sampler = ParentBased(TraceIdRatioBased(ratio))
         self._spans: _Spans | None = None
         """While they can leave."""

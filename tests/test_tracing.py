@@ -342,3 +342,12 @@ def test_engines_are_told_where_their_spans_go() -> None:
     assert traced(settings, TelemetrySettings()) == settings
     own = EngineSettings(extra_args=["--otlp-traces-endpoint", "grpc://x"])
     assert traced(own, telemetry) == own
+
+
+def test_an_environment_that_the_sdk_refuses_is_told_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Before engines start."""
+    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "1")
+    with pytest.raises(SettingsError, match="the variables OTEL_"):
+        Tracing("http://127.0.0.1:9", 1.0)
