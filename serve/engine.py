@@ -6,6 +6,7 @@ What the machine has is found once (`find_machine`) and passed in; the rest is p
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import itertools
@@ -29,7 +30,7 @@ NGRAM_WINDOW_TOKENS = (2, 5)
 """Shortest and longest run of tokens looked up in the prompt; vLLM's documentation uses 2 to 5."""
 OTLP_FLAG = "--otlp-traces-endpoint"
 _REVISION_FLAGS = frozenset({"--revision", "--code-revision", "--tokenizer-revision"})
-_SOURCE_FLAGS = ("--model", "--tokenizer", "--hf-config-path")
+_SOURCE_FLAGS = ("--model", "--tokenizer", "--hf-config-path", "--speculative-config.model")
 
 _VALUE_FLAGS = {
     "served_name": "--served-model-name",
@@ -147,13 +148,24 @@ def stored_model(settings: EngineSettings, store: Path) -> Path | None:
     """Where the store (`serve.models.store`) has what is to be served. None, too, where
     `extra_args` ask for a revision, or for something from a hub beside it: what lies in the store
     may be another, and served from there the engine is offline."""
-    given = dict(_given(settings.extra_args))
-    asks_hub = not _REVISION_FLAGS.isdisjoint(given) or any(
-        flag in given and not is_local(given[flag]) for flag in _SOURCE_FLAGS
-    )
-    if asks_hub or is_local(settings.model):
+    asks_revision = not _REVISION_FLAGS.isdisjoint(dict(_given(settings.extra_args)))
+    asks_hub = not all(map(is_local, _sources(settings.extra_args)))
+    if asks_revision or asks_hub or is_local(settings.model):
         return None
     return complete_model(store, settings.model)
+
+
+def _sources(args: Sequence[str]) -> Iterator[str]:
+    """Directories and repositories that flags name beside the model: a tokenizer, a draft model,
+    the first of some adapters."""
+    for flag, value in _given(args):
+        if flag in _SOURCE_FLAGS:
+            yield value
+        elif flag == "--lora-modules":
+            yield value.partition("=")[2] or value
+        elif flag == "--speculative-config":
+            with contextlib.suppress(ValueError, AttributeError):
+                yield from filter(None, [json.loads(value).get("model")])
 
 
 def _given(args: Sequence[str]) -> Iterator[tuple[str, str]]:
