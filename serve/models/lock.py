@@ -38,11 +38,13 @@ def locked(directory: Path, tell: Tell) -> Iterator[Path]:
 def _acquired(work: Path, path: Path, tell: Tell) -> int:
     while True:
         try:
-            # `exist_ok` would ask what is there, and it may be gone by then.
-            with contextlib.suppress(FileExistsError):
-                work.mkdir(parents=True)
+            work.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         except FileNotFoundError:  # removed by who was before us
+            continue
+        except FileExistsError as exc:  # or it was there, and gone at the second look
+            if os.path.lexists(exc.filename) and not os.path.isdir(exc.filename):
+                raise
             continue
         try:
             _lock(descriptor, tell)

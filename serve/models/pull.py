@@ -91,7 +91,7 @@ class _Pull:
         return serving_files(listing, wanted.repo), listing.commit
 
     def bring(self, files: tuple[RemoteFile, ...], commit: str | None, folder: Path) -> Manifest:
-        known = self._right_ones(files, commit)
+        known = self._right_ones(files, commit, folder)
         missing = [file for file in files if file.name not in known]
         parts = {file.name: folder / _part_name(file) for file in missing}
         self._refuse_to_overwrite(parts)
@@ -123,12 +123,14 @@ class _Pull:
         return manifest
 
     def _right_ones(
-        self, files: tuple[RemoteFile, ...], commit: str | None
+        self, files: tuple[RemoteFile, ...], commit: str | None, folder: Path
     ) -> dict[str, ModelFile]:
         """The files that are in place already: every one is read, whoever put it there. One without
-        a checksum is held against the manifest of the same commit, if there is any manifest."""
+        a checksum is held against the manifest of the same commit; with no manifest it counts, but
+        where a pull that was under way may have put another's there."""
         before = _manifest_or_none(self._wanted.directory)
-        same = before and (before.revision, before.commit) == (self._revision, commit)
+        same = before and commit and (before.revision, before.commit) == (self._revision, commit)
+        is_new = before is None and all(it.name == LOCK for it in folder.iterdir())
         pulled = before.files if before and same else {}
         places = {file: self._wanted.directory / file.name for file in files}
         there = [file for file in files if places[file].is_file()]
@@ -139,7 +141,7 @@ class _Pull:
         for file in there:
             if sha256 := sha256_if_right(places[file], file, self._watcher.advance):
                 it = ModelFile(file.size, sha256)
-                if file.digest or before is None or it == pulled.get(file.name):
+                if file.digest or is_new or it == pulled.get(file.name):
                     found[file.name] = it
         return found
 

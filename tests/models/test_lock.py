@@ -34,5 +34,14 @@ def test_who_comes_while_another_leaves_gets_its_turn(tmp_path: Path) -> None:
 def test_a_file_in_the_way_is_told(tmp_path: Path) -> None:
     """It isn't waited for."""
     (tmp_path / WORK).touch()
-    with pytest.raises(NotADirectoryError), locked(tmp_path, lambda text: None):
+    with pytest.raises(FileExistsError), locked(tmp_path, lambda text: None):
+        pass
+
+
+@pytest.mark.parametrize("below", [".", "m", "a/m"])
+def test_a_link_to_a_volume_that_is_not_mounted_is_told(tmp_path: Path, below: str) -> None:
+    """It isn't waited for either."""
+    link = tmp_path / "models"
+    link.symlink_to(tmp_path / "gone")
+    with pytest.raises(FileExistsError), locked(link / below, lambda text: None):
         pass

@@ -216,6 +216,21 @@ def test_without_checksums_the_manifest_tells_what_is_right(hub: Hub, tmp_path: 
     assert held(tmp_path) == newer
 
 
+def test_without_checksums_what_was_put_there_half_way_is_not_trusted(
+    hub: Hub, tmp_path: Path
+) -> None:
+    """Of a pull that ended while it took the place of another revision: no manifest tells."""
+    hub.repos["org/model"] = Repo(FILES, has_checksums=False)
+    bring(hub, tmp_path)
+    newer = {it: data[::-1] for it, data in FILES.items()}
+    hub.repos["org/model"] = Repo(newer, has_checksums=False, commit="f" * 40)
+    (tmp_path / MANIFEST).unlink()
+    (tmp_path / WORK).mkdir()
+    (tmp_path / WORK / f"config.json.{len(newer['config.json'])}").write_bytes(newer["config.json"])
+    bring(hub, tmp_path)
+    assert held(tmp_path) == newer
+
+
 def test_an_unreachable_hub_ends_with_a_remedy(hub: Hub, tmp_path: Path) -> None:
     """After a few tries; no directory is made."""
     hub.stop()
