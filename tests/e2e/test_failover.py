@@ -35,9 +35,10 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
 
 
 def two_engines(directory: Path, more: str = "") -> Iterator[Program]:
-    """Ready; `more` is what else the settings say of engines."""
+    """Ready; `more` is what else the settings say of engines. They start sooner uncompiled."""
     config = directory / "two.toml"
-    config.write_text(f'base = "cpu"\n[engine]\nport = 0\nnum_replicas = 2\n{more}')
+    settings = "port = 0\nnum_replicas = 2\nenforce_eager = true\n"
+    config.write_text(f'base = "cpu"\n[engine]\n{settings}{more}')
     program = Program("up", "--config", str(config), "--port", "0")
     try:
         program.wait_for("Serving r1-demo at ", ENGINE_READY_S)

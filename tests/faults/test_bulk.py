@@ -14,7 +14,7 @@ from tests.conftest import R1_SERVE, ROOT
 from tests.faults.support import router_over, stand_in_process
 from tests.stack import wait_until
 
-NUM_LINES = 100_000
+NUM_LINES = 20_000
 QUICK = ("--prefill-ms", "0", "--think-tokens", "3", "--answer-tokens", "3")
 
 
