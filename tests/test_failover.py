@@ -66,8 +66,10 @@ async def test_a_stream_goes_on_exactly_wherever_it_was_cut(mode: str) -> None:
     one finish, the same usage."""
     whole = await undisturbed(mode)
     num_tokens = whole["usage"]["completion_tokens"]
-    for after in range(num_tokens):
-        async with two_engines(Fault("reset", after=after), mode) as (_, second, router):
+    room = asyncio.Semaphore(8)
+
+    async def cut(after: int) -> None:
+        async with room, two_engines(Fault("reset", after=after), mode) as (_, second, router):
             events = await router.stream(MESSAGE, stream_options={"include_usage": True})
             assert events[-1] == "[DONE]", (after, events[-1])
             assert joined(events, "reasoning") == TRACE, after
@@ -82,6 +84,8 @@ async def test_a_stream_goes_on_exactly_wherever_it_was_cut(mode: str) -> None:
             if second.counters.num_requests:
                 said_by = {"failovers": 1} if after else None  # else nobody had begun
                 assert finishes[0][0].get("r1") == said_by
+
+    await asyncio.gather(*map(cut, range(num_tokens)))
 
 
 @pytest.mark.parametrize("kind", ["close", "reset", "garbage", "truncated", "error"])
