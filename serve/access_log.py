@@ -8,19 +8,18 @@ whole.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import os
 import select
 import sys
 import threading
-import time
 from collections import deque
 from collections.abc import AsyncIterator
 
 from serve.record import MAX_LINE_BYTES
 from serve.settings import SettingsError
+from serve.threads import joined
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +29,6 @@ GATHER_S = 0.2
 """For more lines to come before any is written: to wake a thread costs more than a line does."""
 LAST_LINES_S = 2.0
 """For what waits at the end."""
-_POLL_S = 0.01
 _LOOK_MS = 500
 
 
@@ -90,9 +88,7 @@ class AccessLog:
         finally:
             self._ending.set()
             self._wake.set()
-            deadline_s = time.monotonic() + LAST_LINES_S
-            while thread.is_alive() and time.monotonic() < deadline_s:  # noqa: ASYNC110
-                await asyncio.sleep(_POLL_S)
+            await joined(thread, LAST_LINES_S)
             if num_lost := self.num_lost + len(self._lines):
                 log.warning("lines of the access log that were lost: %d", num_lost)
 

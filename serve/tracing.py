@@ -8,7 +8,6 @@ OTEL_RESOURCE_ATTRIBUTES, OTEL_EXPORTER_OTLP_HEADERS, OTEL_BSP_*, …) holds her
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import functools
 import logging
@@ -22,6 +21,7 @@ from serve import __version__
 from serve.legs import Trace, new_span_id
 from serve.record import Record
 from serve.settings import SettingsError
+from serve.threads import joined
 from serve.trace_attributes import LEG_GIVEN_UP, is_error, of_leg, of_request, operation_of
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ FLUSH_S = 3.0
 COMPLAIN_EVERY_S = 60.0
 SHORTEST_WAIT_MS = 1.0
 """For a slot, that gets a span."""
-_POLL_S = 0.01
 _LOGGERS = (
     "opentelemetry.exporter.otlp.proto.http.trace_exporter",
     "opentelemetry.sdk._shared_internal",
@@ -107,14 +106,11 @@ class Tracing:
             self._spans = None
             flush = threading.Thread(target=spans.provider.shutdown, daemon=True)
             flush.start()
-            deadline_s = time.monotonic() + FLUSH_S
-            while flush.is_alive() and time.monotonic() < deadline_s:  # noqa: ASYNC110
-                await asyncio.sleep(_POLL_S)
-            if flush.is_alive():  # and will complain
-                spans.exporter.shutdown()  # type: ignore[no-untyped-call]
-            else:
+            if await joined(flush, FLUSH_S):
                 for name in _LOGGERS:
                     logging.getLogger(name).removeFilter(complaints)
+            else:  # and it will complain
+                spans.exporter.shutdown()  # type: ignore[no-untyped-call]
 
 
 class _Spans:
