@@ -13,13 +13,14 @@ compile() {
 }
 
 cd requirements
-compile ../pyproject.toml cpu.in --extra cpu --override cpu.overrides -o cpu.txt
+compile ../pyproject.toml cpu.in --extra cpu --extra chat --override cpu.overrides -o cpu.txt
 compile ../pyproject.toml -c cpu.txt -o router.txt
 compile ../pyproject.toml --extra ray -c cpu.txt -o ray.txt
-compile ../pyproject.toml --extra dev --extra bench --extra gym --extra answers --extra otel \
+compile ../pyproject.toml --extra dev --extra chat --extra bench --extra gym --extra answers --extra otel \
   -c cpu.txt -c ray.txt --override gpu.overrides --override dev.overrides -o dev.txt
-compile ../pyproject.toml --extra gpu -c dev.txt --override gpu.overrides -o gpu.txt
+compile ../pyproject.toml --extra gpu --extra chat -c dev.txt --override gpu.overrides -o gpu.txt
 compile build.in -c dev.txt -o build.txt
 compile ../pyproject.toml --extra otel -c cpu.txt -o image.txt
 compile k8s.in -o k8s.txt
+compile docs.in -o docs.txt
 wc -l ./*.txt

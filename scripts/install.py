@@ -33,7 +33,7 @@ MIN_PYTHON = (3, 11)
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 """PyTorch's own index; used for torch alone, and only where pip's index has no `+cpu` build."""
 ENGINE_LISTS = {"router": ["router"], "cpu": ["torch-cpu", "cpu"], "gpu": ["gpu"]}
-TOOLS = ("k8s",)
+TOOLS = ("docs", "k8s")
 """Lists that share their environment with nothing, not even the project: their pins clash."""
 
 
