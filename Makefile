@@ -19,9 +19,13 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14; 
 	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& echo $$p && break; done)
 
-define install
+define need-python
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer with venv is needed; none was found." >&2; \
 		echo "Install one (Debian: python3 python3-venv) or give PYTHON=/path/to/python." >&2; exit 2; }
+endef
+
+define install
+	$(need-python)
 	@$(PYTHON) scripts/install.py --venv $(VENV)
 endef
 
@@ -68,6 +72,21 @@ k8s-check:  ## the Kubernetes manifests: schemas, checkov, hadolint, and our own
 	@$(PYTHON) scripts/install.py --venv .venvs/k8s --profile k8s
 	@$(BIN)/python -m tests.k8s.check
 	@exec $(BIN)/python -m pytest tests/k8s $(ARGS)
+
+.PHONY: docs
+docs:  ## the documentation as a site in site/, strictly: links, anchors, pages that no menu has
+	$(need-python)
+	@$(PYTHON) scripts/install.py --venv .venvs/docs --profile docs
+	@NO_MKDOCS_2_WARNING=1 .venvs/docs/bin/mkdocs build --strict --quiet
+
+.PHONY: docs-serve
+docs-serve: docs  ## the same at http://127.0.0.1:8010, built anew when a page changes
+	@NO_MKDOCS_2_WARNING=1 exec .venvs/docs/bin/mkdocs serve --dev-addr 127.0.0.1:8010
+
+.PHONY: api-reference
+api-reference:  ## write docs/api-reference.md again, from the OpenAPI document
+	$(install) --profile router --dev
+	@exec $(BIN)/python -m scripts.api_reference
 
 .PHONY: bench
 bench:  ## quick: a load test of the demo model with a page and pictures, and the router's cost
@@ -139,5 +158,5 @@ lock:  ## resolve requirements/*.txt again; UPGRADE=1 takes newer versions
 
 .PHONY: clean
 clean:  ## remove environments, caches and build results
-	rm -rf $(VENV) .venvs build dist bench-results .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venvs build dist site bench-results .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
