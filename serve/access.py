@@ -6,11 +6,14 @@ from starlette.types import Scope
 
 from serve.admission import Claim, priority_of
 from serve.keys import Holder, KeyRing
+from serve.playground import ENTRANCES, PREFIX
 from serve.protocol import GenerationRequest
 
 NEEDS_NO_KEY = frozenset(
     {"/health", "/ready", "/metrics", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"}
+    | ENTRANCES
 )
+"""And the files of the playground: a page that asks for the key can't ask for one."""
 _HOLDER = "r1.holder"
 """Scope key of who sent the request, where keys are needed."""
 
@@ -20,7 +23,8 @@ def authenticate(scope: Scope, keys: KeyRing | None) -> None:
 
     Raises `InvalidKey`. It needs headers only, so it comes before the body is read.
     """
-    if keys is not None and scope["path"] not in NEEDS_NO_KEY:
+    path = scope["path"]
+    if keys is not None and path not in NEEDS_NO_KEY and not path.startswith(PREFIX):
         scope[_HOLDER] = keys.holder_of(scope["headers"])
 
 

@@ -33,6 +33,7 @@ from serve.openapi import (
     TOKENIZE_SCHEMA,
 )
 from serve.plan import plan_chat, plan_completion
+from serve.playground import add_playground
 from serve.protocol import (
     ChatRequest,
     Message,
@@ -92,6 +93,8 @@ def build_app(settings: Settings, worker: Worker = ALONE) -> FastAPI:
     add_error_handlers(app)
     _add_generation_routes(app, router)
     add_information_routes(app, router)
+    if settings.server.playground:
+        add_playground(app)
     return app
 
 

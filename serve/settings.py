@@ -45,6 +45,8 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     allow_anonymous: bool = False
     """Listen on other addresses than loopback without keys: something in front authenticates."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    playground: bool = True
+    """Serve the playground's page at `/ui`."""
 
 
 class RouterSettings(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,0 +1,92 @@
+// What the page knows, as signals: what is shown follows from it.
+
+import { computed, effect, signal } from "./vendor/vendor.js";
+import { ApiError, getJson } from "./api.js";
+import { controlsOf } from "./options.js";
+import { keepSetting, readSetting } from "./store.js";
+
+/**
+ * @typedef {import("./conversations.js").Conversation} Conversation
+ * @typedef {import("./options.js").Preset} Preset
+ * @typedef {{abort: AbortController, reply: import("./reply.js").Reply, waitingUntilMs: number | null}} Live
+ */
+
+/** @param {string} name @param {any} otherwise @param {Storage} [storage] */
+function setting(name, otherwise, storage) {
+  const kept = signal(readSetting(name, otherwise, storage));
+  effect(() => keepSetting(name, kept.value, storage));
+  return kept;
+}
+
+const browserLanguage = navigator.language.toLowerCase().startsWith("zh") ? "zh" : "en";
+export const language = setting("language", browserLanguage);
+/** `auto`, `light` or `dark`. */
+export const theme = setting("theme", "auto");
+/** The preset's name; null: the server's default. */
+export const presetName = setting("preset", null);
+/** @type {{value: import("./options.js").Changes}} */
+export const changes = setting("changes", {});
+export const chosenModel = setting("model", null);
+
+/** For this visit, unless the visitor wants it remembered. */
+export const rememberKey = signal(readSetting("key", null) !== null);
+export const key = signal(readSetting("key", readSetting("key", "", sessionStorage)));
+effect(() => {
+  keepSetting("key", key.value || null, sessionStorage);
+  keepSetting("key", (rememberKey.value && key.value) || null);
+});
+
+/** `#/` or `#/fleet`. */
+export const place = signal(location.hash);
+addEventListener("hashchange", () => { place.value = location.hash; });
+
+export const sidebarOpen = signal(false);
+export const optionsOpen = setting("optionsOpen", matchMedia("(min-width: 1100px)").matches);
+export const keyAsked = signal(false);
+
+/** @type {{value: Conversation[]}} the latest first */
+export const conversations = signal([]);
+/** @type {{value: Conversation | null}} null: a new one */
+export const current = signal(null);
+/** Goes up with each change inside a conversation or a reply: those are changed in place. */
+export const painted = signal(0);
+/** Shows the component that calls it again whenever a conversation or a reply has changed. */
+export function useChanges() {
+  return painted.value;
+}
+/** @type {{value: Map<string, Live>}} the replies under way, by conversation */
+export const lives = signal(new Map());
+export const currentLive = computed(() => (current.value && lives.value.get(current.value.id)) || null);
+
+/** `asking`, `ready`, `unready` (no engine), `unreachable`, `locked` (no key that it takes). */
+export const server = signal("asking");
+/** @type {{value: Preset[]}} */
+export const presets = signal([]);
+export const defaultPreset = signal("chat");
+/** @type {{value: {id: string, max_model_len: number}[]}} plain, without presets */
+export const models = signal([]);
+
+export const preset = computed(() => {
+  const all = presets.value;
+  return all.find(({ id }) => id === presetName.value) ?? all.find(({ id }) => id === defaultPreset.value);
+});
+export const model = computed(() =>
+  models.value.find(({ id }) => id === chosenModel.value) ?? models.value[0]);
+export const controls = computed(() =>
+  preset.value ? controlsOf(preset.value, model.value?.max_model_len ?? 4096) : []);
+
+/** Asks the server what it has; what came of it stands in `server`. */
+export async function askServer() {
+  try {
+    const [book, cards] = await Promise.all(["v1/presets", "v1/models"].map((path) => getJson(path, key.value)));
+    presets.value = book.data;
+    defaultPreset.value = book.default;
+    const names = new Set(book.data.map((/** @type {Preset} */ it) => it.id));
+    models.value = cards.data.filter((/** @type {{id: string}} */ { id }) => !names.has(id.split(":").at(-1) ?? "") || !id.includes(":"));
+    server.value = models.value.length > 0 ? "ready" : "unready";
+  } catch (error) {
+    if (!(error instanceof ApiError)) throw error;
+    server.value = error.status === 401 ? "locked" : "unreachable";
+    if (error.status === 401) keyAsked.value = true;
+  }
+}

@@ -1,0 +1,1 @@
+export * from "../../../../scripts/vendor/entry.js";
