@@ -16,7 +16,11 @@ FAILED = "the router failed on this request; its log says why"
 
 
 class ServeError(Exception):
-    """Base of every error that a client may see. `param` names the offending field, if one does."""
+    """The router failed on this request; its log says why.
+
+    Base of every error that a client may see, of which the reference of the API tells the first
+    sentence. `param` names the offending field, if one does.
+    """
 
     status: ClassVar[int] = 500
     kind: ClassVar[str] = "server_error"
@@ -52,7 +56,7 @@ class ServeError(Exception):
 
 
 class InvalidRequest(ServeError):
-    """The request itself is at fault; sending it again unchanged cannot succeed."""
+    """A field has a wrong value; sending the request again unchanged cannot succeed."""
 
     status = 400
     kind = "invalid_request_error"
@@ -60,42 +64,60 @@ class InvalidRequest(ServeError):
 
 
 class MalformedJSON(InvalidRequest):
+    """The body isn't a JSON object in UTF-8."""
+
     code = "malformed_json"
 
 
 class MalformedHTTP(InvalidRequest):
+    """The request isn't HTTP."""
+
     code = "malformed_http"
 
 
 class HeadersTooLarge(InvalidRequest):
+    """The headers are larger than the server takes."""
+
     status = 431
     code = "headers_too_large"
 
 
 class UnknownField(InvalidRequest):
+    """A field that nobody knows; the message has the nearest right name."""
+
     code = "unknown_parameter"
 
 
 class ContextLengthExceeded(InvalidRequest):
+    """The prompt is too long for the model; the message says by how much."""
+
     code = "context_length_exceeded"
 
 
 class ModelNotFound(InvalidRequest):
+    """No such model; the message lists those that are served."""
+
     status = 404
     code = "model_not_found"
 
 
 class RouteNotFound(InvalidRequest):
+    """No such path."""
+
     status = 404
     code = "not_found"
 
 
 class MethodNotAllowed(InvalidRequest):
+    """The path has no such method."""
+
     status = 405
     code = "method_not_allowed"
 
 
 class BodyTooLarge(InvalidRequest):
+    """The body is larger than `server.max_body_bytes`."""
+
     status = 413
     code = "body_too_large"
 
@@ -111,8 +133,8 @@ class InvalidKey(InvalidRequest):
 
 
 class TooManyRequests(ServeError):
-    """The router is at its limit; `retry_after_s` says when to come back, `reason` (for metrics)
-    what the limit was."""
+    """No slot is free, and the line is full or the wait was too long: come back after
+    `Retry-After`. `reason` (for metrics) is what the limit was."""
 
     status = 429
     kind = "rate_limit_error"
@@ -124,13 +146,13 @@ class TooManyRequests(ServeError):
 
 
 class RateLimitExceeded(TooManyRequests):
-    """A key is at one of its own limits."""
+    """The key is at one of its own limits, which the message names."""
 
     code = "rate_limit_exceeded"
 
 
 class NotReady(ServeError):
-    """No replica can take the request now."""
+    """No engine can take the request now: come back after `Retry-After`."""
 
     status = 503
     code = "engine_not_ready"
@@ -139,26 +161,28 @@ class NotReady(ServeError):
 
 
 class ShuttingDown(NotReady):
-    """The router is leaving: refused, or cut short at the drain's limit."""
+    """The router is leaving: the request was refused, or cut short at the drain's limit."""
 
     code = "shutting_down"
     reason = "shutting_down"
 
 
 class UpstreamError(ServeError):
-    """The engine failed: it refused, broke off or answered what could not be understood."""
+    """The engine failed: it refused, broke off, or answered what could not be understood."""
 
     status = 502
     code = "engine_error"
 
 
 class UpstreamTimeout(UpstreamError):
+    """The engine was silent for too long, or is stuck."""
+
     status = 504
     code = "engine_timeout"
 
 
 class EngineRejected(InvalidRequest):
-    """The engine called the request invalid (its 4xx): its own message is passed on."""
+    """The engine called the request invalid; its own message is passed on."""
 
     code = "rejected_by_engine"
 

@@ -27,6 +27,7 @@ def add_information_routes(app: FastAPI, router: Router) -> None:
 
     @app.get("/metrics")
     async def metrics() -> Response:
+        """Prometheus' text format; names begin with `r1_`."""
         return Response(
             router.telemetry.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8"
         )
@@ -56,6 +57,7 @@ def add_information_routes(app: FastAPI, router: Router) -> None:
 
     @app.get("/v1/models/{model}")
     async def model(model: str) -> dict[str, object]:
+        """One served model, plain or with a preset."""
         info, _ = router.resolve(model, None)
         return {
             "id": model,

@@ -1,7 +1,5 @@
-"""The OpenAPI document: request schemas from the structs that check the requests, replies by hand.
-
-Replies are described as far as clients may rely on them; the engine adds fields of its own.
-"""
+"""The OpenAPI document: request schemas from the structs that check the requests, replies from
+`serve.openapi_replies`, the words of both from `serve.openapi_fields`."""
 
 from __future__ import annotations
 
@@ -9,91 +7,51 @@ from typing import Any
 
 import msgspec
 
+from serve import openapi_replies as replies
 from serve.messages import CountTokensRequest, MessagesRequest
+from serve.openapi_fields import description
 from serve.protocol import ChatRequest, CompletionRequest, TokenizeRequest
 from serve.responses import ResponsesRequest
 
-
-def _object(**properties: dict[str, Any]) -> dict[str, Any]:
-    """An object that has all of `properties`, and maybe more."""
-    return {"type": "object", "properties": properties, "required": list(properties)}
-
-
-_EVENTS = {"description": "`data:` events, each a chunk in JSON; the last is `[DONE]` or an error"}
-_TYPED_EVENTS = {
-    "description": "Events named by `event:`; the last is `response.completed`, "
-    "`response.incomplete` or `response.failed`"
-}
-_MESSAGE_EVENTS = {"description": "Events named by `event:`; the last is `message_stop` or `error`"}
-_ERROR = {
-    "description": "An error, in OpenAI's form",
-    "content": {
-        "application/json": {
-            "schema": _object(
-                error=_object(
-                    message={"type": "string"},
-                    type={"type": "string"},
-                    param={"type": ["string", "null"]},
-                    code={"type": ["string", "null"]},
-                )
-            )
-        }
-    },
-}
+Schema = dict[str, Any]
+_EVENTS = "`data:` events, each a chunk in JSON; the last is `[DONE]` or an error"
+_TYPED_EVENTS = (
+    "events named by `event:`; the last is `response.completed`, `response.incomplete` or "
+    "`response.failed`"
+)
+_MESSAGE_EVENTS = "events named by `event:`; the last is `message_stop` or `error`"
 
 
-_MESSAGE_ERROR = {
-    "description": "An error, in Anthropic's form",
-    "content": {
-        "application/json": {
-            "schema": _object(
-                type={"const": "error"},
-                error=_object(type={"type": "string"}, message={"type": "string"}),
-            )
-        }
-    },
-}
+def complete(document: Schema) -> Schema:
+    """FastAPI's document, with the replies and errors that are ours and without those that are
+    FastAPI's."""
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            operation["responses"].pop("422", None)
+            operation["responses"].setdefault("default", _ERROR)
+            found = operation["responses"]["200"]
+            found["description"] = "The reply"
+            if path == "/metrics":
+                found["content"] = {"text/plain": {"schema": {}}}
+            elif path in replies.GETS:
+                found["content"] = _json(_described(replies.GETS[path], "reply"))
+    document.pop("components", None)
+    return document
 
 
-def _generated(name: str, choice: dict[str, Any]) -> dict[str, Any]:
-    return _object(
-        id={"type": "string"},
-        object={"const": name},
-        created={"type": "integer"},
-        model={"type": "string"},
-        choices={"type": "array", "items": choice},
-        usage=_object(
-            prompt_tokens={"type": "integer"},
-            completion_tokens={"type": "integer"},
-            total_tokens={"type": "integer"},
-        ),
-    )
+def _json(schema: Schema) -> Schema:
+    return {"application/json": {"schema": schema}}
 
 
-def _operation(
-    kind: type,
-    reply: dict[str, Any],
-    *,
-    events: dict[str, Any] | None = _EVENTS,
-    error: dict[str, Any] = _ERROR,
-) -> dict[str, Any]:
-    """What is said of a POST that takes a `kind`; `events` are those of its streams."""
+def _request(kind: type) -> Schema:
     schema = msgspec.json.schema(kind, schema_hook=lambda _: {"description": "any JSON"})
     definitions = schema.pop("$defs", {})
-    inlined = _inline(definitions.get(kind.__name__, schema), definitions)
-    content = {"application/json": {"schema": reply}}
-    if events is not None:
-        content["text/event-stream"] = {"schema": events}
-    return {
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": inlined | {"additionalProperties": False}}},
-        },
-        "responses": {"200": {"content": content}, "default": error},
-    }
+    inlined: Schema = _inline(definitions.get(kind.__name__, schema), definitions)
+    inlined.pop("description", None)  # the struct's docstring is for its readers
+    return _described(inlined, kind.__name__)
 
 
-def _inline(schema: Any, definitions: dict[str, Any]) -> Any:
+def _inline(schema: Any, definitions: Schema) -> Any:
     if isinstance(schema, dict):
         reference = schema.get("$ref")
         if isinstance(reference, str):
@@ -104,81 +62,91 @@ def _inline(schema: Any, definitions: dict[str, Any]) -> Any:
     return schema
 
 
-def complete(document: dict[str, Any]) -> dict[str, Any]:
-    """FastAPI's document, with the errors that are ours and without those that are FastAPI's."""
-    for path, operations in document["paths"].items():
-        for operation in operations.values():
-            operation["responses"].pop("422", None)
-            operation["responses"].setdefault("default", _ERROR)
-            if path == "/metrics":
-                operation["responses"]["200"]["content"] = {"text/plain": {"schema": {}}}
-    document.pop("components", None)
-    return document
+def _described(schema: Schema, kind: str, path: str = "") -> Schema:
+    """A schema of ours (or the part of one at `path`) with what is said of its fields."""
+    schema = dict(schema)
+    if "anyOf" in schema:
+        schema["anyOf"] = [_described(part, kind, path) for part in schema["anyOf"]]
+    if "items" in schema:
+        schema["items"] = _described(schema["items"], kind, f"{path}[]")
+    if "properties" in schema:
+        properties = {}
+        for name, part in schema["properties"].items():
+            at = f"{path}.{name}".removeprefix(".")
+            words = description(kind, at)
+            said = {"description": words} if words else {}
+            properties[name] = said | _described(part, kind, at)
+        schema["properties"] = properties
+    return schema
 
 
-_INDEX = {"type": "integer"}
-_FINISH = {"type": ["string", "null"]}
+def _error(told: str, schema: Schema) -> Schema:
+    return {"description": told, "content": _json(_described(schema, "reply"))}
+
+
+_ERROR = _error("An error, in OpenAI's form", replies.ERROR)
+_MESSAGE_ERROR = _error("An error, in Anthropic's form", replies.MESSAGE_ERROR)
+
+
+def _operation(
+    told: tuple[str, str],
+    kind: type,
+    reply: Schema,
+    *,
+    events: str | None = _EVENTS,
+    error: Schema = _ERROR,
+) -> Schema:
+    """What is said of a POST that takes a `kind`: `told` is a title and a sentence or two, `events`
+    what its streams are made of."""
+    content = _json(_described(reply, "reply"))
+    if events is not None:
+        content["text/event-stream"] = {"schema": {"description": events}}
+    body = _request(kind) | {"additionalProperties": False}
+    return {
+        "summary": told[0],
+        "description": told[1],
+        "requestBody": {"required": True, "content": _json(body)},
+        "responses": {"200": {"content": content}, "default": error},
+    }
+
+
 CHAT_SCHEMA = _operation(
-    ChatRequest,
-    _generated(
-        "chat.completion",
-        _object(
-            index=_INDEX,
-            finish_reason=_FINISH,
-            message=_object(role={"const": "assistant"}, content={"type": ["string", "null"]}),
-        ),
+    (
+        "Chat",
+        "OpenAI's Chat Completions, with the trace split off, thinking budgets, recovery, votes "
+        "and presets.",
     ),
+    ChatRequest,
+    replies.CHAT,
 )
 COMPLETION_SCHEMA = _operation(
+    ("Plain completion", "Raw text in, raw text out, as vLLM makes it: no trace, no presets."),
     CompletionRequest,
-    _generated(
-        "text_completion", _object(index=_INDEX, finish_reason=_FINISH, text={"type": "string"})
-    ),
-)
-TOKENIZE_SCHEMA = _operation(
-    TokenizeRequest,
-    _object(
-        count={"type": "integer"},
-        max_model_len={"type": "integer"},
-        tokens={"type": "array", "items": {"type": "integer"}},
-    ),
-    events=None,
+    replies.COMPLETION,
 )
 RESPONSES_SCHEMA = _operation(
+    ("Response", "OpenAI's Responses, stateless, over the same generations as chats."),
     ResponsesRequest,
-    _object(
-        id={"type": "string"},
-        object={"const": "response"},
-        created_at={"type": "integer"},
-        model={"type": "string"},
-        status={"enum": ["completed", "incomplete"]},
-        output={"type": "array", "items": _object(type={"type": "string"}, id={"type": "string"})},
-        usage=_object(
-            input_tokens={"type": "integer"},
-            output_tokens={"type": "integer"},
-            total_tokens={"type": "integer"},
-        ),
-    ),
+    replies.RESPONSE,
     events=_TYPED_EVENTS,
 )
 MESSAGES_SCHEMA = _operation(
+    ("Message", "Anthropic's Messages, over the same generations as chats."),
     MessagesRequest,
-    _object(
-        id={"type": "string"},
-        type={"const": "message"},
-        role={"const": "assistant"},
-        model={"type": "string"},
-        content={"type": "array", "items": _object(type={"type": "string"})},
-        stop_reason={"enum": ["end_turn", "max_tokens", "stop_sequence", "tool_use"]},
-        stop_sequence={"type": ["string", "null"]},
-        usage=_object(input_tokens={"type": "integer"}, output_tokens={"type": "integer"}),
-    ),
+    replies.MESSAGE,
     events=_MESSAGE_EVENTS,
     error=_MESSAGE_ERROR,
 )
 COUNT_TOKENS_SCHEMA = _operation(
+    ("Tokens of a message", "How many tokens messages, system text and tools are, as sent."),
     CountTokensRequest,
-    _object(input_tokens={"type": "integer"}),
+    replies.COUNT,
     events=None,
     error=_MESSAGE_ERROR,
+)
+TOKENIZE_SCHEMA = _operation(
+    ("Tokens of a text", "The token ids of a chat, as it would be sent, or of a text."),
+    TokenizeRequest,
+    replies.TOKENS,
+    events=None,
 )

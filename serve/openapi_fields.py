@@ -1,7 +1,8 @@
 """What the OpenAPI document says of each field: by its path, `votes.n`, `messages[].role`.
 
-A request's name before the path (`MessagesRequest.messages[].role`) says it of that request alone. Replies are
-`reply.…`. A field that has no words here fails a test.
+A request's name before the path (`MessagesRequest.max_tokens`) says it of that request alone;
+replies are all named `reply`. A test fails where a field has no words here, or where these are for
+no field.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 _IGNORED = "Accepted for OpenAI's clients and ignored."
 _UNUSED = "Accepted for Anthropic's clients and ignored."
 _REPEATED = "Changes nothing; the reply repeats it."
-_NEEDS_MEMORY = "Refused: nothing is kept between requests. Send the earlier items again in `input`."
+_NEEDS_MEMORY = (
+    "Refused: nothing is kept between requests. Send the earlier items again in `input`."
+)
 _TOOLS = "Functions that the client runs. With tools a reply that breaks off can't go on elsewhere."
 _NOT_CHOSEN = "Left out: the preset's value, else the engine's."
 
@@ -24,8 +27,8 @@ FIELDS = {
     "min_p": f"Only tokens with this part of the likeliest one's probability. {_NOT_CHOSEN}",
     "presence_penalty": f"Against tokens that the output has already. {_NOT_CHOSEN}",
     "frequency_penalty": f"Against tokens, by how often the output has them. {_NOT_CHOSEN}",
-    "repetition_penalty": "Above 1: against tokens that prompt or output have. It also punishes the "
-    f"words that careful steps repeat. {_NOT_CHOSEN}",
+    "repetition_penalty": "Above 1: against tokens that prompt or output have, those "
+    f"that careful steps repeat among them. {_NOT_CHOSEN}",
     "min_tokens": "The output ends no earlier.",
     "seed": "The same request with the same seed gives the same samples, on one kind of engine. A "
     "reply that goes on elsewhere can't keep it (`r1.seed_kept`).",
@@ -38,8 +41,8 @@ FIELDS = {
     "logit_bias": "Token id → what is added to its logit.",
     "skip_special_tokens": "False: special tokens are part of the text.",
     "spaces_between_special_tokens": "vLLM's option of that name.",
-    "structured_outputs": "vLLM's grammars (`json`, `regex`, `choice`, …). They bind the answer, not "
-    "the trace.",
+    "structured_outputs": "vLLM's grammars (`json`, `regex`, `choice`, …); they bind the answer, "
+    "not the trace.",
     "repetition_detection": "vLLM's own detection of loops, which ends answers as well. The router "
     "breaks loops of the trace without it.",
     "priority": "Lower goes first, in the router's line and on the engine; 0 if left out. A key's "
@@ -49,14 +52,14 @@ FIELDS = {
     "user": _IGNORED,
     # ---- thinking ----
     "reasoning_effort": "A thinking budget by name. Not together with `thinking_token_budget`.",
-    "thinking_token_budget": "The trace is closed after so many tokens, and the answer follows. 0: no "
-    "thinking.",
+    "thinking_token_budget": "The trace is closed after so many tokens, and the answer follows. "
+    "0: no thinking.",
     "reasoning_format": "Where the trace goes: a field of its own, between `<think>` tags in the "
     "text (`raw`), or nowhere.",
     "recover": "False: thinking that ends without an answer isn't continued to one, and none of "
     "`max_tokens` is kept for the answer. Left out: true.",
-    "votes": "So many samples, of which the most frequent answer is the reply. Left out: the preset's "
-    "number.",
+    "votes": "So many samples, of which the most frequent answer is the reply. Left out: the "
+    "preset's number.",
     "votes.n": "Samples at most.",
     "votes.strategy": "`majority`: until no other answer can overtake. `first_k`: until `k` agree.",
     "votes.k": "For `first_k`.",
@@ -108,7 +111,7 @@ FIELDS = {
     "CompletionRequest.thinking_token_budget": "The engine's own budget, if it has one.",
     "CompletionRequest.stream_options.continuous_usage_stats": "`usage` so far in every chunk.",
     "prompt": "Text or token ids, one or several.",
-    "suffix": "Passed on; vLLM refuses it.",
+    "suffix": "Passed on; with these models vLLM refuses it.",
     "echo": "The prompt before the output.",
     "best_of": "1 alone is possible.",
     "add_special_tokens": "Whether text gets the tokenizer's first token.",
@@ -202,8 +205,8 @@ FIELDS = {
     "reply.choices[].message": "The assistant's turn.",
     "reply.choices[].message.role": "Always the assistant's.",
     "reply.choices[].message.content": "The answer. Null where nothing followed the trace.",
-    "reply.choices[].message.reasoning_content": "The trace; null where there is none. Under one or "
-    "both names, by `router.reasoning_fields`.",
+    "reply.choices[].message.reasoning_content": "The trace; null where there is none. Under one "
+    "or both names, by `router.reasoning_fields`.",
     "reply.choices[].message.reasoning": "The same under vLLM's name.",
     "reply.choices[].message.tool_calls": "Calls of tools, as OpenAI has them.",
     "reply.usage": "What the request took, all its legs and samples together.",
@@ -220,14 +223,14 @@ FIELDS = {
     "reply.r1.thinking_token_budget": "The thinking budget that was applied; null: none.",
     "reply.r1.budget_source": "What set it: `request`, `reasoning_effort`, `preset`, "
     "`answer_reserve`, `brownout` or `none`.",
-    "reply.r1.recovered": "Thinking without an end was closed: `length`, `eos` or `repetition`.",
+    "reply.r1.recovered": "Why thinking without an end was closed; with `n`, a list.",
     "reply.r1.failovers": "So many engines failed on the way.",
     "reply.r1.seed_kept": "False: the reply went on elsewhere, where the seed's state was lost.",
     "reply.r1.votes": "The vote: `strategy`, `n`, `counted`, `share`, `answers`.",
     "reply.count": "Number of tokens.",
     "reply.max_model_len": "The model's context.",
     "reply.tokens": "Token ids.",
-    "reply.status": "`incomplete`: the answer was cut off. `/health` and `/ready`: `ok`.",
+    "reply.status": "`incomplete`: the answer was cut off.",
     "reply.output": "`reasoning`, `message` and `function_call` items.",
     "reply.output[].type": "The item's kind.",
     "reply.output[].id": "The item's id.",
@@ -241,12 +244,11 @@ FIELDS = {
     "reply.replicas_ready": "Engines that can serve.",
     "reply.default": "The preset of requests that name none.",
     "reply.reasoning_effort": "Effort → tokens of thinking.",
+    "reply.owned_by": "Always `r1-serve`.",
     "reply.data": "One for each.",
     "reply.data[].id": "Its name.",
     "reply.data[].object": "The kind of object.",
-    "reply.data[].created": "Always 0.",
     "reply.data[].owned_by": "Always `r1-serve`.",
-    "reply.owned_by": "Always `r1-serve`.",
     "reply.data[].max_model_len": "The model's context.",
     "reply.data[].url": "The engine's address.",
     "reply.data[].ready": "Whether it gets requests.",
