@@ -3,6 +3,7 @@ options, make targets, settings, metrics, alerts, Kubernetes objects."""
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import re
 import shlex
@@ -242,3 +243,44 @@ def test_the_runbook_knows_every_error_that_a_client_may_get() -> None:
     told = set(re.findall(r"`(\w+)`", RUNBOOK.read_text()))
     quiet = {"internal_error", "malformed_http", "headers_too_large", "not_found"}
     assert codes(ServeError) - told <= {*quiet, "method_not_allowed"}
+
+
+# --- the doctor ---------------------------------------------------------------------------------
+
+
+class Said(NamedTuple):
+    """A finding as the doctor's code words it: `fixed` are the words between what varies."""
+
+    check: str
+    fixed: tuple[str, ...]
+
+
+def findings() -> Iterator[Said]:
+    """Of every call that makes one that isn't `ok`."""
+    for path in (ROOT / "serve" / "doctor").glob("*.py"):
+        for call in ast.walk(ast.parse(path.read_text())):
+            match call:
+                case ast.Call(
+                    func=ast.Name(id="problem" | "warning" | "tell" | "_refused"),
+                    args=[ast.Constant(value=str(check)), summary, *_],
+                ):
+                    yield Said(check, fixed_words(summary))
+                case ast.Call(func=ast.Name(id="Fault"), args=[summary, *_]):
+                    yield Said("model", fixed_words(summary))
+
+
+def fixed_words(summary: ast.expr) -> tuple[str, ...]:
+    parts = summary.values if isinstance(summary, ast.JoinedStr) else [summary]
+    words = [str(part.value).strip() for part in parts if isinstance(part, ast.Constant)]
+    return tuple(it for it in words if re.search(r"\w", it))
+
+
+@pytest.mark.parametrize("check", sorted({said.check for said in findings()}))
+def test_troubleshooting_has_every_finding_of_the_doctor(check: str) -> None:
+    """A section for each check, and in it each finding in the doctor's words; those that are made
+    elsewhere, such as by the settings' own errors, in words of the page."""
+    section = sections(ROOT / "docs" / "troubleshooting.md")[check]
+    for said in findings():
+        if said.check == check:
+            pattern = ".+".join(map(re.escape, said.fixed))
+            assert re.search(pattern, section), said.fixed
