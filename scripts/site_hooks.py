@@ -31,7 +31,7 @@ _PAGE_OF = {source: page for page, source in ADDED.items()}
 
 _FENCED = re.compile(r"(^ *```.*?^ *```)", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\[((?:[^][]|\[[^]]*\])*)\]\((?![a-z]+:)([^)#\s]+)(#[^)\s]*)?\)")
-_MARKDOWN = re.compile(r"```|\]\(|\*\*\w|^\s*(?:[-*] |1\. |#+ |\|)", re.MULTILINE)
+_MARKDOWN = re.compile(r"```|\]\(|\*\*\w|(?:^|\n)\s*(?:#+ |\|)|\n\s*(?:[-*] |1\. )")
 _FETCHED = re.compile(r"(?:https?:)?//", re.IGNORECASE)
 _CSS = re.compile(r"(?:url\(|@import)\s*[\"']?((?:https?:)?//[^)\"']+)", re.IGNORECASE)
 
@@ -101,7 +101,7 @@ class _Reader(HTMLParser):
         self._in_paragraph = self._in_code = False
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        if tag != "a":
+        if tag != "a" and ("rel", "canonical") not in attributes:
             urls = [value or "" for name, value in attributes if name in _FETCHING]
             self.fetched += [url for url in urls if _FETCHED.match(url.strip())]
         if tag == "p":

@@ -38,6 +38,7 @@ from serve.key_commands import key_app
 from serve.keys import check_exposure, read_keys
 from serve.models.commands import model_app
 from serve.settings import EngineSettings, Settings
+from serve.ui_command import ui
 
 app = typer.Typer(
     help="Serve DeepSeek-R1-Distill-Qwen-1.5B on stock vLLM behind a reasoning-aware router.",
@@ -49,7 +50,7 @@ app = typer.Typer(
 app.add_typer(key_app, name="key")
 app.add_typer(bench_app, name="bench")
 app.add_typer(model_app, name="model")
-for command in (restart, scale, status, batch, doctor):
+for command in (restart, scale, status, batch, doctor, ui):
     app.command()(command)
 app.command("plan")(plan_command)
 
@@ -206,7 +207,7 @@ async def _router_alone(settings: Settings, console: Console) -> None:
     from serve.supervise import StopSignals, until_stopped
 
     signals = StopSignals()
-    on_started = functools.partial(console.serving, settings.engine.served_name)
+    on_started = functools.partial(console.serving, settings)
     with signals.installed():
         await until_stopped(_run_router(settings, on_started), signals)
 

@@ -10,6 +10,8 @@ import re
 import sys
 from typing import TextIO
 
+from serve.settings import Settings
+
 _PROBLEM = re.compile(r"\b(ERROR|CRITICAL)\b|^\w*Error\b")
 
 
@@ -27,9 +29,10 @@ class Console:
         if self._rewrites and self._status:
             self._write(self._status)
 
-    def serving(self, name: str, url: str) -> None:
-        """The router takes requests for the model `name`."""
-        self.line(f"Serving {name} at {url} (docs at {url}/docs).")
+    def serving(self, settings: Settings, url: str) -> None:
+        """The router takes requests."""
+        page = f"playground at {url}/ui, " if settings.server.playground else ""
+        self.line(f"Serving {settings.engine.served_name} at {url} ({page}docs at {url}/docs).")
 
     def problem(self, text: str) -> None:
         """An engine's log line: shown if it tells of an error."""

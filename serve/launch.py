@@ -62,7 +62,7 @@ async def up(
             scaling = Scaling(fleet, settings.autoscale, console)
 
             def on_started(url: str) -> None:
-                console.serving(settings.engine.served_name, url)
+                console.serving(settings, url)
                 scaling.start(url)
 
             async with fleet.serving(), controlled(fleet, control):

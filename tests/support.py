@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import os
+import shutil
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 import httpx
 import msgspec
 import psutil
+import pytest
 
 from serve.router import build_app
 from serve.server import run
@@ -87,6 +90,18 @@ async def running_router(
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
+
+
+def program(*names: str, package: str) -> str:
+    """The path of the first of `names` that there is. Without one the test that asks is skipped,
+    or fails in CI."""
+    path = next(filter(None, map(shutil.which, names)), None)
+    if path is None:
+        remedy = f"{names[0]} is not on the PATH; `apt-get install {package}` brings it"
+        if os.environ.get("CI") == "true":
+            pytest.fail(remedy)
+        pytest.skip(remedy)
+    return path
 
 
 async def eventually(

@@ -40,7 +40,9 @@ def lines(name: str) -> list[str]:
     return [line for line in text.splitlines() if line and not line.startswith("#")]
 
 
-@pytest.mark.parametrize("name", ["build", "router", "dev", "cpu", "gpu", "torch-cpu", "docs", "k8s"])
+@pytest.mark.parametrize(
+    "name", ["build", "router", "dev", "cpu", "gpu", "torch-cpu", "docs", "k8s"]
+)
 def test_every_line_is_a_pin(name: str) -> None:
     """No ranges, no index, no path: the same next month and elsewhere."""
     assert lines(name)

@@ -1,7 +1,7 @@
-"""The playground: a page that the router serves at `/ui`. What it asks, its visitor's browser asks of
-the public API, with the visitor's key; the router only hands out files, and none of it is on the
-path of a generation. `page/` holds the modules as the browser gets them, `page/vendor/` other
-people's (`scripts/vendor`).
+"""The playground: a page that the router serves at `/ui`. The visitor's browser asks the public API
+itself, with the visitor's key; the router only hands out files, and none of it is on the path of a
+generation. `page/` holds the modules as the browser gets them, `page/vendor/` other people's
+(`scripts/vendor`).
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ PREFIX = "/ui/"
 ENTRANCES = frozenset({"/", "/ui"})
 """Paths that lead to the page."""
 
-# What a model says is shown in this page: it may run nothing, ask nothing of other hosts (an image's
-# address can carry a conversation away), and send no form. Styles in attributes are KaTeX's.
+# What a model says is shown in this page: it may run nothing, ask nothing of other hosts (the
+# address of an image can carry a conversation away), and send no form. Inline styles are KaTeX's.
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; font-src 'self'; "
     "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
-import shutil
 import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,32 +13,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx
-import pytest
 import yaml
 
 from serve.engine_process import free_port
 from tests.conftest import ROOT
+from tests.support import program
 
 MONITORING = ROOT / "k8s" / "components" / "monitoring"
 DASHBOARDS = sorted((MONITORING / "dashboards").glob("*.json"))
 ALERTS = MONITORING / "alerts.yaml"
 
 
-def program(name: str) -> str:
-    """The path of `prometheus` or `promtool`. Without it the test that asks is skipped, or fails
-    in CI."""
-    path = shutil.which(name)
-    if path is None:
-        remedy = f"{name} is not on the PATH; `apt-get install prometheus` brings it"
-        if os.environ.get("CI") == "true":
-            pytest.fail(remedy)
-        pytest.skip(remedy)
-    return path
-
-
 def promtool(*arguments: str | Path) -> str:
     """What it says; a complaint fails the test."""
-    command = [program("promtool"), *map(str, arguments)]
+    command = [program("promtool", package="prometheus"), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -214,7 +200,7 @@ def prometheus(folder: Path, targets: Mapping[str, Sequence[str]]) -> Iterator[P
     path.write_text(yaml.safe_dump(config))
     port = free_port("127.0.0.1")
     command = [
-        program("prometheus"),
+        program("prometheus", package="prometheus"),
         f"--config.file={path}",
         f"--storage.tsdb.path={folder / 'data'}",
         f"--web.listen-address=127.0.0.1:{port}",

@@ -18,8 +18,8 @@ import pytest
 from benchmarks.stand_in import Fault, Options, StandInEngine
 from serve.settings import BrownoutSettings, ServerSettings
 from tests.conftest import RunningEngine
-from tests.monitoring.support import DASHBOARDS, Prometheus, panel_queries, program, prometheus
-from tests.support import RunningRouter, running_router
+from tests.monitoring.support import DASHBOARDS, Prometheus, panel_queries, prometheus
+from tests.support import RunningRouter, program, running_router
 from tests.test_router_admission import bearer, make_key
 
 STAND_IN = {"model": "stand-in"}
@@ -133,7 +133,7 @@ async def stack(
 async def test_every_panel_has_data(engine: RunningEngine, tmp_path: Path) -> None:
     """Each query of each dashboard gives numbers, and not only zeros; the traffic goes on until
     it does. No Kubernetes is here to be asked."""
-    program("prometheus")
+    program("prometheus", package="prometheus")
     async with stack(tmp_path, engine) as (router, stand_ins):
         jobs = {"r1-router": [router.url], "r1-engine": [engine.url, *(it.url for it in stand_ins)]}
         traffic = Traffic(router, engine)

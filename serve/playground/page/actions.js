@@ -80,12 +80,12 @@ async function answer(conversation) {
  */
 async function follow(conversation, reply, request) {
   const abort = new AbortController();
-  const live = { abort, reply, waitingUntilMs: /** @type {number | null} */ (null) };
+  const live = { abort, reply, wait: /** @type {import("./generate.js").Wait | null} */ (null) };
   lives.value = new Map(lives.value).set(conversation.id, live);
   await keep(conversation);
   const keeping = setInterval(() => keep(conversation), KEEP_EVERY_MS);
-  const waiting = (/** @type {number | null} */ untilMs) => {
-    live.waitingUntilMs = untilMs;
+  const waiting = (/** @type {typeof live.wait} */ wait) => {
+    live.wait = wait;
     paint();
   };
   try {

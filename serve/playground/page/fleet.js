@@ -1,7 +1,6 @@
-// How the fleet does, of looks at /replicas and /metrics. Pure but for `look`.
+// How the fleet does, of looks at /metrics. Pure.
 
-import { getJson, getText } from "./api.js";
-import { parseMetrics, quantile, sum } from "./prometheus.js";
+import { quantile, sum } from "./prometheus.js";
 
 export const LOOK_EVERY_S = 2;
 /** What rates and quantiles are taken over: requests count when they end, so a short one jumps. */
@@ -13,19 +12,7 @@ export const KEPT_S = 300;
  * @typedef {{atMs: number, inFlight: number, queued: number, tokenRate: number | null,
  *   requestRate: number | null, failedShare: number | null, ttft: Quantiles, duration: Quantiles}} Glance
  * @typedef {{p50: number | null, p95: number | null}} Quantiles seconds
- * @typedef {{url: string, ready: boolean, state: string, model: string | null, in_flight: number,
- *   running: number | null, waiting: number | null, kv_cache_usage: number | null,
- *   ejections: Record<string, number>, last_error: string | null}} Replica
  */
-
-/**
- * @param {string} key
- * @returns {Promise<{look: Look, replicas: Replica[]}>}
- */
-export async function look(key) {
-  const [metrics, replicas] = await Promise.all([getText("metrics", key), getJson("replicas", key)]);
-  return { look: { atMs: Date.now(), samples: parseMetrics(metrics) }, replicas: replicas.data };
-}
 
 /**
  * @param {Look[]} looks from the oldest on

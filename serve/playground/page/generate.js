@@ -5,6 +5,8 @@ import { addEvent, endReply } from "./reply.js";
 
 const MAX_TRIES = 6;
 
+/** @typedef {{untilMs: number, status: number}} Wait status: with what the server put it off */
+
 /**
  * Returns when the reply is over, however it ends; what went wrong stands in it.
  *
@@ -13,7 +15,7 @@ const MAX_TRIES = 6;
  * @param {import("./reply.js").Reply} reply
  * @param {object} request
  * @param {{key?: string, signal: AbortSignal, changed: () => void,
- *   waiting: (untilMs: number | null) => void}} options
+ *   waiting: (wait: Wait | null) => void}} options
  */
 export async function generate(reply, request, { key, signal, changed, waiting }) {
   const body = JSON.stringify(request);
@@ -25,7 +27,7 @@ export async function generate(reply, request, { key, signal, changed, waiting }
       } catch (error) {
         const after = error instanceof ApiError && !reply.firstMs ? error.retryAfterS : null;
         if (after === null || tries === MAX_TRIES) throw error;
-        waiting(Date.now() + after * 1000);
+        waiting({ untilMs: Date.now() + after * 1000, status: /** @type {ApiError} */ (error).status });
         await sleep(after * 1000, signal);
         waiting(null);
         reply.startMs = Date.now();

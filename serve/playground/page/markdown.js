@@ -25,6 +25,8 @@ const marked = new Marked({
       return `<div class="code"><div class="code-bar"><span>${name}</span><button type="button" data-copy></button></div><pre tabindex="0"><code>${html}</code></pre></div>`;
     },
     html: ({ text }) => escaped(text),
+    // A link: to fetch a picture that a model names would tell its host of the conversation.
+    image: ({ href, text }) => `<a href="${escaped(href)}">${escaped(text || href)}</a>`,
     table(token) {
       const cells = (/** @type {any[]} */ row, /** @type {string} */ tag) => row.map((cell) =>
         `<${tag}${cell.align ? ` align="${cell.align}"` : ""}>${this.parser.parseInline(cell.tokens)}</${tag}>`).join("");

@@ -8,7 +8,7 @@ import { keepSetting, readSetting } from "./store.js";
 /**
  * @typedef {import("./conversations.js").Conversation} Conversation
  * @typedef {import("./options.js").Preset} Preset
- * @typedef {{abort: AbortController, reply: import("./reply.js").Reply, waitingUntilMs: number | null}} Live
+ * @typedef {{abort: AbortController, reply: import("./reply.js").Reply, wait: import("./generate.js").Wait | null}} Live
  */
 
 /** @param {string} name @param {any} otherwise @param {Storage} [storage] */
@@ -40,8 +40,26 @@ effect(() => {
 export const place = signal(location.hash);
 addEventListener("hashchange", () => { place.value = location.hash; });
 
+/** @param {string} query */
+function media(query) {
+  const list = matchMedia(query);
+  const matches = signal(list.matches);
+  list.addEventListener("change", () => { matches.value = list.matches; });
+  return matches;
+}
+
+// As in style.css: below them history, and options, lie over the conversation.
+const overHistory = media("(max-width: 799px)");
+const overOptions = media("(max-width: 1099px)");
 export const sidebarOpen = signal(false);
-export const optionsOpen = setting("optionsOpen", matchMedia("(min-width: 1100px)").matches);
+export const optionsOpen = signal(!overOptions.value && readSetting("optionsOpen", true));
+effect(() => { if (!overOptions.value) keepSetting("optionsOpen", optionsOpen.value); });
+/** What lies over the rest and takes the keyboard: `sidebar`, `options`, or nothing. */
+export const overlay = computed(() => {
+  if (overHistory.value && sidebarOpen.value) return "sidebar";
+  if (overOptions.value && optionsOpen.value && place.value !== "#/fleet") return "options";
+  return null;
+});
 export const keyAsked = signal(false);
 
 /** @type {{value: Conversation[]}} the latest first */

@@ -37,6 +37,7 @@ export function Chat() {
 
 /** @param {{turns: import("../conversations.js").Turn[]}} props */
 function Turns({ turns }) {
+  useChanges();
   return turns.map((turn, index) =>
     turn.role === "user"
       ? html`<${UserTurn} key=${`${current.value?.id}-${index}`} turn=${turn} index=${index} />`

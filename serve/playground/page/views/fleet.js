@@ -1,13 +1,17 @@
 import { useEffect, useState } from "../vendor/vendor.js";
-import { KEPT_S, LOOK_EVERY_S, WINDOW_S, glanceOf, look } from "../fleet.js";
+import { getJson, getText } from "../api.js";
+import { KEPT_S, LOOK_EVERY_S, WINDOW_S, glanceOf } from "../fleet.js";
 import { duration, number, t } from "../i18n.js";
+import { parseMetrics } from "../prometheus.js";
 import { key } from "../state.js";
 import { html } from "./html.js";
 import { Spark } from "./spark.js";
 
 /**
  * @typedef {import("../fleet.js").Glance} Glance
- * @typedef {import("../fleet.js").Replica} Replica
+ * @typedef {{url: string, ready: boolean, state: string, model: string | null, in_flight: number,
+ *   running: number | null, waiting: number | null, kv_cache_usage: number | null,
+ *   ejections: Record<string, number>, last_error: string | null}} Replica
  */
 
 export function Fleet() {
@@ -38,12 +42,13 @@ function watch(show, fail) {
   const once = async () => {
     if (document.hidden) return;
     try {
-      const { look: latest, replicas } = await look(key.value);
+      const [metrics, replicas] = await Promise.all([getText("metrics", key.value), getJson("replicas", key.value)]);
       if (!going) return;
+      const latest = { atMs: Date.now(), samples: parseMetrics(metrics) };
       looks = [...looks, latest].filter(({ atMs }) => latest.atMs - atMs <= (WINDOW_S + 2 * LOOK_EVERY_S) * 1000);
       glances = [...glances, glanceOf(looks)].filter(({ atMs }) => latest.atMs - atMs <= KEPT_S * 1000);
       fail(false);
-      show({ glances, replicas });
+      show({ glances, replicas: replicas.data });
     } catch {
       if (going) fail(true);
     }

@@ -19,7 +19,7 @@ const PATHS = {
   open: "M12 16V5M7 9l5-5 5 5M5 20h14",
   chart: "M5 20V11M12 20V4M19 20v-6",
   chat: "M4 5h16v11H10l-5 4v-4H4z",
-  key: "M14 10a4 4 0 1 0-4 4l1-1 2 2 2-2 2 2 3-3-3.5-3.5",
+  key: "M4 15a4 4 0 1 0 8 0 4 4 0 1 0-8 0M11 12l9-9M17 6l3 3M14 9l2.5 2.5",
 };
 
 /** @param {{name: keyof typeof PATHS}} props */

@@ -55,6 +55,6 @@ function Slider({ field, min, max, step, own, pinned }) {
     </div>
     <input type="range" id=${`set-${field}`} min=${min} max=${max} step=${step} value=${value ?? max} disabled=${pinned}
       aria-describedby=${`more-${field}`} onInput=${(/** @type {any} */ event) => set(event.target.valueAsNumber)} />
-    <p class="quiet" id=${`more-${field}`}>${pinned ? t("pinned") : t("presetOwn", { value: shown })}. ${t(`${field}More`)}</p>
+    <p class="quiet" id=${`more-${field}`}>${pinned ? t("pinned") : t("presetOwn", { value: shown })} · ${t(`${field}More`)}</p>
   </div>`;
 }

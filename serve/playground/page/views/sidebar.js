@@ -2,7 +2,7 @@ import { useState } from "../vendor/vendor.js";
 import { exportAll, exportOne, importFile, remove, rename, search } from "../actions.js";
 import { LANGUAGE_NAMES, day, t } from "../i18n.js";
 import {
-  conversations, current, keyAsked, language, lives, place, sidebarOpen, theme, useChanges,
+  conversations, current, keyAsked, language, lives, overlay, place, sidebarOpen, theme, useChanges,
 } from "../state.js";
 import { html, useElement } from "./html.js";
 import { Icon, IconButton } from "./icons.js";
@@ -14,7 +14,7 @@ export function Sidebar() {
     ? search(words)
     : conversations.value.map((conversation) => ({ conversation, found: "" }));
   return html`
-    <aside class=${sidebarOpen.value ? "sidebar open" : "sidebar"} aria-label=${t("history")}>
+    <aside class=${sidebarOpen.value ? "sidebar open" : "sidebar"} aria-label=${t("history")} inert=${overlay.value === "options"}>
       <div class="row">
         <strong class="brand"><img src="icon.svg" alt="" width="24" height="24" /> r1-serve</strong>
         <${IconButton} icon="close" label=${t("close")} class="icon-button narrow" onClick=${() => { sidebarOpen.value = false; }} />
@@ -40,6 +40,7 @@ function go(conversation) {
 
 /** @param {{conversation: import("../conversations.js").Conversation, found: string}} props */
 function Entry({ conversation, found }) {
+  useChanges();
   const { id, title, updated } = conversation;
   const here = current.value === conversation && place.value !== "#/fleet";
   const menu = useElement();
@@ -60,7 +61,7 @@ function Entry({ conversation, found }) {
       <span class="quiet">${found || day(updated)}</span>
     </button>
     <details class="menu" ref=${menu} onFocusOut=${(/** @type {FocusEvent} */ event) => {
-      if (!menu.current.contains(event.relatedTarget)) menu.current.open = false;
+      if (menu.current && !menu.current.contains(event.relatedTarget)) menu.current.open = false;
     }}>
       <summary class="icon-button" aria-label=${t("actions", { title })} title=${t("actions", { title })}>⋯</summary>
       <div class="items">

@@ -49,7 +49,7 @@ export function ReplyTurn({ turn, last }) {
   const live = currentLive.value?.reply === reply ? currentLive.value : null;
   useClock(live !== null);
   return html`<article class="turn reply" aria-label=${reply.model} aria-busy=${live !== null}>
-    ${live?.waitingUntilMs ? html`<${Busy} untilMs=${live.waitingUntilMs} />` : html`<${Begun} reply=${reply} />`}
+    ${live?.wait ? html`<${PutOff} ...${live.wait} />` : html`<${Begun} reply=${reply} />`}
     ${reply.answer && html`<${Text} text=${reply.answer} />`}
     <${Remarks} reply=${reply} last=${last} />
     ${reply.over && html`<${Tools} turn=${turn} last=${last} />`}
@@ -75,11 +75,11 @@ function Begun({ reply }) {
     ${reply.thinking && html`<${Thinking} reply=${reply} />`}`;
 }
 
-/** @param {{untilMs: number}} props */
-function Busy({ untilMs }) {
+/** @param {import("../generate.js").Wait} props */
+function PutOff({ untilMs, status }) {
   useChanges();
   const seconds = Math.max(0, Math.ceil((untilMs - Date.now()) / 1000));
-  return html`<p class="remark" role="status">${t("busy", { seconds })}</p>`;
+  return html`<p class="remark" role="status">${t(status === 429 ? "busy" : "unready", { seconds })}</p>`;
 }
 
 /** What happened on the way. @param {{reply: import("../reply.js").Reply, last: boolean}} props */

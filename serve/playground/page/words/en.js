@@ -72,6 +72,7 @@ export default {
   done: "The answer is complete.",
   // what can go wrong
   busy: "The server is full. It keeps a place for this question: next try in {seconds} s.",
+  unready: "No engine can take the question now. Next try in {seconds} s.",
   retry: "Try again",
   failed_0: "The server can't be reached. Is it running, and is the network there?",
   failed_401: "The server wants a valid API key.",
