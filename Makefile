@@ -73,15 +73,16 @@ k8s-check:  ## the Kubernetes manifests: schemas, checkov, hadolint, and our own
 	@$(BIN)/python -m tests.k8s.check
 	@exec $(BIN)/python -m pytest tests/k8s $(ARGS)
 
+# Not --quiet: MkDocs then counts no warnings, and strict means nothing.
 .PHONY: docs
 docs:  ## the documentation as a site in site/, strictly: links, anchors, pages that no menu has
 	$(need-python)
 	@$(PYTHON) scripts/install.py --venv .venvs/docs --profile docs
-	@NO_MKDOCS_2_WARNING=1 .venvs/docs/bin/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 .venvs/docs/bin/mkdocs build --strict
 
 .PHONY: docs-serve
-docs-serve: docs  ## the same at http://127.0.0.1:8010, built anew when a page changes
-	@NO_MKDOCS_2_WARNING=1 exec .venvs/docs/bin/mkdocs serve --dev-addr 127.0.0.1:8010
+docs-serve: docs  ## the same at http://127.0.0.1:8090, built anew when a page changes
+	@NO_MKDOCS_2_WARNING=1 exec .venvs/docs/bin/mkdocs serve --dev-addr 127.0.0.1:8090
 
 .PHONY: api-reference
 api-reference:  ## write docs/api-reference.md again, from the OpenAPI document

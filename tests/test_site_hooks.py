@@ -66,6 +66,7 @@ def test_a_sound_page_has_no_faults() -> None:
     """Links that wait for a click may lead anywhere; code may look like Markdown."""
     html = (
         '<link rel="icon" href="images/logo.svg"><a href="https://example.org">there</a>'
+        '<link rel="canonical" href="https://example.org/here"><p><b>1. First</b></p>'
         "<p>Take <code>```</code>, or 3 - 1 of them.\nThen <code>- [a](b)</code>.</p>"
     )
     assert not list(page_faults(html))
