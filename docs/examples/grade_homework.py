@@ -76,7 +76,7 @@ async def grade(client: AsyncOpenAI, model: str, task: dict) -> dict:
         right = plain(task["reference"])
         line["right"] = right = stated(right) or right
     else:
-        reply = await ask(question, preset="math", votes=VOTES)
+        reply = await ask(question, preset="math", votes=VOTES, seed=0)
         votes = reply.r1["votes"]
         if not votes["answers"]:
             return line | {"why": "the model came to no answer"}

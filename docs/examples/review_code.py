@@ -25,7 +25,7 @@ COMMENT = {
     "comment": {"type": "string", "maxLength": 500},
 }
 ITEM = {"type": "object", "properties": COMMENT, "additionalProperties": False}
-LIST = {"type": "array", "maxItems": 8, "items": ITEM | {"required": list(COMMENT)}}
+LIST = {"type": "array", "maxItems": 5, "items": ITEM | {"required": list(COMMENT)}}
 SCHEMA = {
     "type": "object",
     "properties": {"comments": LIST},
@@ -115,7 +115,7 @@ def main() -> int:
             if SEVERITIES.index(comment["severity"]) >= SEVERITIES.index(args.fail_on):
                 status = max(status, 1)
         if dropped:
-            print(f"review_code: {file}: {dropped} comments fit no new line", file=sys.stderr)
+            print(f"review_code: {file}: quotations of no new line: {dropped}", file=sys.stderr)
             status = status if comments else 2
     return status
 
