@@ -89,6 +89,23 @@ api-reference:  ## write docs/api-reference.md again, from the OpenAPI document
 	$(install) --profile router --dev
 	@exec $(BIN)/python -m scripts.api_reference
 
+VENDOR := serve/playground/page/vendor
+VENDORED := cd scripts/vendor && npm ci --ignore-scripts --no-audit --no-fund --silent
+
+.PHONY: vendor
+vendor:  ## write the playground's libraries again, from scripts/vendor/package-lock.json (npm)
+	@$(VENDORED) && node build.js $(CURDIR)/$(VENDOR)
+
+.PHONY: playground-check
+playground-check:  ## the playground's page: its types, and that its libraries are those of the lock (npm)
+	@$(VENDORED) && node_modules/.bin/tsc --project . && node build.js $(CURDIR)/build/vendor
+	@diff --recursive build/vendor $(VENDOR)
+
+.PHONY: screenshots
+screenshots:  ## the playground's pictures in docs/images again (Chromium)
+	$(install) --profile $(PROFILE) --dev
+	@exec $(BIN)/python -m tests.playground.pictures
+
 .PHONY: bench
 bench:  ## quick: a load test of the demo model with a page and pictures, and the router's cost
 	$(install) --profile $(PROFILE) --dev

@@ -16,6 +16,7 @@ import { forgetConversation, keepConversation, readConversations } from "./store
 /** @typedef {import("./conversations.js").Conversation} Conversation */
 
 const KEEP_EVERY_MS = 1000;
+const PAINT_EVERY_MS = 50;
 
 /** (`crypto.randomUUID` is for pages over TLS or on this machine only.) */
 function newId() {
@@ -102,17 +103,17 @@ async function follow(conversation, reply, request) {
 }
 
 let due = false;
+let lastMs = 0;
 
-/** Shows what has changed, at most once a frame. */
+/** Shows what has changed, a little later where it has just been shown: words come faster than eyes. */
 export function paint() {
   if (due) return;
   due = true;
-  const show = () => {
+  setTimeout(() => {
     due = false;
+    lastMs = performance.now();
     painted.value += 1;
-  };
-  if (document.hidden) setTimeout(show, 250);
-  else requestAnimationFrame(show);
+  }, Math.max(0, lastMs + PAINT_EVERY_MS - performance.now()));
 }
 
 /** @param {Conversation} conversation */
