@@ -11,6 +11,9 @@ PORT ?= 8000
 # A settings file; empty takes configs/cpu.toml or configs/gpu.toml.
 CONFIG ?=
 
+# Tests that run side by side; 0: in one process, as a debugger wants it.
+TEST_PROCESSES ?= 2
+
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -46,12 +49,12 @@ install:  ## only make the environment, tests and tools included
 .PHONY: test
 test:  ## all tests, those on real vLLM included
 	$(install) --profile $(PROFILE) --dev
-	@exec $(BIN)/python -m pytest $(ARGS)
+	@exec $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadgroup $(ARGS)
 
 .PHONY: test-unit
 test-unit:  ## the tests that need no vLLM
 	$(install) --profile router --dev
-	@exec $(BIN)/python -m pytest -m "not engine" $(ARGS)
+	@exec $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadgroup -m "not engine" $(ARGS)
 
 .PHONY: lint
 lint:  ## ruff's rules and format, and the types

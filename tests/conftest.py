@@ -40,6 +40,13 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("r1-serve")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of several processes one has the engine and all that asks for it; else files stay whole."""
+    for item in items:
+        asks = "engine" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("engine" if asks else str(item.path)))
+
+
 @dataclass(frozen=True)
 class RunningEngine:
     """A real vLLM server with the bundled demo model."""
