@@ -120,17 +120,30 @@ def read_tasks(path: Path) -> tuple[dict, list[str]]:
 
 
 def marked(path: Path) -> set:
-    """The ids that have their line; half a line, as of a killed run, is cut off."""
-    whole = [it for it in path.read_bytes().splitlines(keepends=True) if it.endswith(b"\n")]
-    os.truncate(path, sum(map(len, whole)))
-    return {json.loads(line)["id"] for line in whole}
+    """The ids that have their line; half a line, as of a killed run, is cut off. Raises ValueError
+    for a file of something else, which stays as it is."""
+    ids, size = set(), 0
+    for line in path.read_bytes().splitlines(keepends=True):
+        whole = line.endswith(b"\n")
+        try:
+            mark = json.loads(line)
+        except ValueError:
+            mark = {} if whole else {"mark": None}
+        if "mark" not in mark:
+            raise ValueError(f"{path} has lines that are no marks")
+        if whole:
+            ids.add(mark["id"])
+            size += len(line)
+        else:
+            os.truncate(path, size)
+    return ids
 
 
 async def run(client: AsyncOpenAI, args: argparse.Namespace) -> int:
-    model = args.model or (await client.with_options(max_retries=1).models.list()).data[0].id
     tasks, wrong = read_tasks(args.tasks)
     args.marks.touch()
     there = marked(args.marks)
+    model = args.model or (await client.with_options(max_retries=1).models.list()).data[0].id
     slots, counts = asyncio.Semaphore(args.parallel), Counter()
 
     async def one(task: dict) -> dict | str:
@@ -176,7 +189,7 @@ def main() -> int:
     args = parser.parse_args()
     try:
         return asyncio.run(connected(args))
-    except (OpenAIError, OSError) as error:
+    except (OpenAIError, OSError, ValueError) as error:
         print(f"grade_homework: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

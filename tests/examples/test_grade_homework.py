@@ -122,6 +122,16 @@ async def test_a_run_that_was_cut_off_goes_on(tmp_path: Path) -> None:
         assert engine.counters.num_requests == asked
 
 
+async def test_a_file_that_holds_no_marks_is_not_touched(tmp_path: Path) -> None:
+    """Such as homework, where the two were mixed up."""
+    tasks = tmp_path / "in"
+    tasks.write_text(json.dumps({"id": 1, **SEVEN}))
+    done = await example("grade_homework.py", tasks, tasks)
+    assert done.status == 2
+    assert f"{tasks} has lines that are no marks" in done.err
+    assert json.loads(tasks.read_text())["id"] == 1
+
+
 async def test_lines_that_fail_are_named_and_the_others_are_marked(tmp_path: Path) -> None:
     good = {"id": 1, **SEVEN}
     fails = {**good, "id": 2, "question": "x" * 40_000}

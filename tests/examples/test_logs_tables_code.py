@@ -63,10 +63,11 @@ async def test_of_a_long_log_the_lines_that_matter_are_read() -> None:
 
 async def test_no_answer_and_no_log_have_a_status() -> None:
     async with scripted() as (_, _, url):
-        silent = await example("diagnose_log.py", url=url, stdin="ERROR\n" + script("", "hm"))
+        silent, empty = await asyncio.gather(
+            *(example("diagnose_log.py", url=url, stdin=it) for it in (script(""), ""))
+        )
     assert (silent.status, silent.out.strip()) == (2, "")
     assert "the model gave no answer" in silent.err
-    empty = await example("diagnose_log.py")
     assert empty.status == 2
     assert "no log came in" in empty.err
 
@@ -112,13 +113,15 @@ async def test_tables_come_in_several_forms(tmp_path: Path) -> None:
     table = tmp_path / "t.csv"
     table.write_text("\ufeffcity;rent;note\nUlm;€ 700;old\nBonn;900;new;x\nHof;;-\n", "utf-8")
     async with scripted() as (_, _, url):
-        done = await example("table_report.py", table, url=url)
+        words = tmp_path / "words.csv"
+        words.write_text("a,b\nx,y\n")
+        done, refused = await asyncio.gather(
+            *(example("table_report.py", it, url=url) for it in (table, words))
+        )
     (rent,) = done.out.splitlines()[2:]
     assert rent == "| rent | 1,600 | 800 | 900 (Bonn) | 700 (Ulm) | 28.57 % |"
-    table.write_text("a,b\nx,y\n")
-    words = await example("table_report.py", table)
-    assert words.status == 2
-    assert "no column of numbers" in words.err
+    assert refused.status == 2
+    assert "no column of numbers" in refused.err
 
 
 # --- review_code.py -----------------------------------------------------------------------------
