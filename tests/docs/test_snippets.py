@@ -8,28 +8,23 @@ what they are told (`stand_ins.py`). What is neither is in `EXCEPTIONS`.
 
 from __future__ import annotations
 
-import shutil
+import contextlib
+import re
 import textwrap
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-import httpx
 import pytest
 
-from serve.settings import EngineSettings
-from tests.conftest import ROOT, Program, RunningEngine
-from tests.docs import stand_ins
-from tests.docs.here import Here
+from tests.conftest import ROOT
+from tests.docs.conftest import Machine
 from tests.docs.pages import PAGES, Block, blocks, mentioned, name_of
 from tests.docs.shell import Shell
 from tests.docs.trial import Trial, refused, refused_mention
-from tests.models.hub import running_hub
-from tests.monitoring.support import Exported, exported
-from tests.monitoring.test_queries import of_router
-from tests.stack import running_stack, url_of
 
+SERVER = " http://127.0.0.1:8000/"
 STORE = "$HOME/.cache/r1-serve/models/deepseek-ai--DeepSeek-R1-Distill-Qwen-1.5B"
 
 
@@ -106,19 +101,37 @@ def test_every_block_has_a_fate_and_what_needs_no_server_is_right(path: Path) ->
 
 @pytest.mark.engine
 @pages
-def test_the_page_does_what_it_says(
-    path: Path, reader: Callable[[str], Shell], exports: Exported
-) -> None:
+def test_the_page_does_what_it_says(path: Path, trials: dict[Path, Future[list[str]]]) -> None:
     """Command after command, block after block."""
-    asked = [
-        it._replace(text=it.text.replace(" URL/", " http://127.0.0.1:8000/"))
-        for it in mentioned(path)
-        if it.text.startswith("curl")
-    ]
-    todo = [*tried(path), *asked]
-    if todo:
-        trial = Trial(reader(name_of(path)), exports)
-        assert trial.run(todo, MEANWHILE.get(name_of(path), {})) == []
+    assert trials[path].result() == []
+
+
+@pytest.fixture(scope="module")
+def trials(
+    machine: Machine, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[dict[Path, Future[list[str]]]]:
+    """Of the pages that are asked for, two at a time: what a page does is mostly to wait."""
+    asked = [it for it in request.session.items if "trials" in getattr(it, "fixturenames", ())]
+    found = {it.callspec.params["path"]: tmp_path_factory.mktemp("page") for it in asked}
+    with ThreadPoolExecutor(2) as pool:
+        yield {path: pool.submit(trial, path, machine, folder) for path, folder in found.items()}
+
+
+def trial(path: Path, machine: Machine, folder: Path) -> list[str]:
+    """What is wrong on a page; its reader's home is in `folder`."""
+    page = name_of(path)
+    mentions = [it for it in mentioned(path) if it.text.startswith("curl")]
+    todo = [*tried(path), *(it._replace(text=it.text.replace(" URL/", SERVER)) for it in mentions)]
+    if not todo:
+        return []
+    asks_stack = re.search(r"r1-serve (status|scale|restart)", path.read_text(encoding="utf-8"))
+    shell = Shell(folder, machine.here, machine.addresses, machine.env)
+    shell.prepare()
+    with machine.stack_lock if asks_stack else contextlib.nullcontext():
+        if before := BEFORE.get(page):
+            done = shell.run(textwrap.dedent(before))
+            assert done.status == 0, done.output
+        return Trial(shell, machine.exports).run(todo, MEANWHILE.get(page, {}))
 
 
 @pytest.mark.parametrize("exception", EXCEPTIONS, ids=lambda it: f"{it.page} {it.begins}")
@@ -130,93 +143,3 @@ def test_no_exception_is_stale(exception: Exempt) -> None:
         return
     name, _, function = exception.instead.partition("::")
     assert f"def {function}(" in (ROOT / name).read_text(encoding="utf-8")
-
-
-# --- the reader's machine -----------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Machine:
-    """What all pages share. `stack` starts what `r1-serve status` asks."""
-
-    here: Here
-    addresses: dict[str, str]
-    env: dict[str, str]
-
-
-@pytest.fixture(scope="module")
-def exports(machine: Machine) -> Exported:
-    """All that Prometheus would scrape."""
-    of_engine = exported(httpx.get(f"{machine.here.engine}/metrics").text)
-    return {**of_engine, **of_router()}
-
-
-@pytest.fixture(scope="module")
-def machine(engine: RunningEngine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    folder = tmp_path_factory.mktemp("docs")
-    stand_ins.install(folder / "bin")
-    clone(folder / "checkout")
-    weights = {it.name: it.read_bytes() for it in (ROOT / "demo_model" / "weights").iterdir()}
-    program = Program("router", "--engine-url", engine.url, "--port", "0")
-    (folder / "stack").mkdir()
-    fake = {"PYTHONPATH": str(ROOT / "tests" / "fake_vllm")}
-    try:
-        program.wait_for("Serving ", 30)
-        router = url_of(program)
-        with (
-            running_hub(**{EngineSettings().model.replace("/", "__"): weights}) as hub,
-            running_stack(folder / "stack", fake, 1) as stack,
-        ):
-            here = Here(
-                checkout=str(folder / "checkout"),
-                router=router,
-                engine=engine.url,
-                stack=str(stack._config),
-                far=str(folder / "far"),
-            )
-            by_name = engine.url.replace("127.0.0.1", "localhost")
-            addresses = {
-                "http://127.0.0.1:8000": router,
-                "http://localhost:8000": router,
-                "http://gpu-box:8000": router,
-                "http://127.0.0.1:8100": engine.url,
-                "http://engine-0:8000": engine.url,
-                "http://engine-1:8000": by_name,
-                "http://engines:8000": by_name,
-                "http://a:8000": engine.url,
-                "http://b:8000": by_name,
-                "https://hf-mirror.com": hub.url,
-            }
-            env = {"HF_ENDPOINT": hub.url, "MODELSCOPE_ENDPOINT": hub.url, "KEY": "none"}
-            yield Machine(here, addresses, env)
-        assert program.stop() == 0
-    finally:
-        program.close()
-
-
-def clone(folder: Path) -> None:
-    """What a reader has cloned, and the files that pages take for granted."""
-    left_out = shutil.ignore_patterns(".*", "__pycache__", "tests", "vendor", "bench-results")
-    shutil.copytree(ROOT, folder, ignore=left_out)
-    (folder / "my.toml").write_text('base = "cpu"\n')
-    (folder / "r1.toml").write_text(
-        '[telemetry]\naccess_log = true\n[router]\nengine_urls = ["http://127.0.0.1:9"]\n'
-    )
-    (folder / "ray.toml").write_text(
-        'base = "auto"\n[engine]\nbackend = "ray"\n[ray]\naddress = "auto"\n'
-    )
-
-
-@pytest.fixture
-def reader(machine: Machine, tmp_path: Path) -> Callable[[str], Shell]:
-    """A home for one page, after what came before it."""
-
-    def arrive(page: str) -> Shell:
-        shell = Shell(tmp_path, machine.here, machine.addresses, machine.env)
-        shell.prepare()
-        if before := BEFORE.get(page):
-            done = shell.run(textwrap.dedent(before))
-            assert done.status == 0, done.output
-        return shell
-
-    return arrive

@@ -6,6 +6,7 @@ import contextlib
 import io
 import re
 import shlex
+import threading
 import traceback
 from collections.abc import Mapping
 from typing import Any
@@ -28,6 +29,9 @@ from tests.monitoring.support import Exported
 
 REQUESTS, ANSWERS = "requests.jsonl", "answers.jsonl"
 """What `r1-serve batch` reads and writes on the pages."""
+
+_ONE_SCRIPT = threading.Lock()
+"""Standard output and the folder are the whole process'."""
 
 
 class Trial:
@@ -103,7 +107,7 @@ class Trial:
         place = (self._shell.folder / "place").read_text().strip()
         try:
             code = compile("\n" * (block.line - 1) + self._shell.filled(block.text), "page", "exec")
-            with contextlib.redirect_stdout(printed), contextlib.chdir(place):
+            with _ONE_SCRIPT, contextlib.redirect_stdout(printed), contextlib.chdir(place):
                 exec(code, self._names)
         except (Exception, SystemExit) as exc:
             frames = traceback.extract_tb(exc.__traceback__)
