@@ -22,15 +22,18 @@ async def launched(playwright: Playwright) -> Browser:
 
 
 @contextlib.asynccontextmanager
-async def visiting(browser: Browser, url: str, **context: Any) -> AsyncIterator[Page]:
-    """The playground in a profile of its own. What it says on the console or throws, and what it
-    asks of other hosts, fails the test."""
+async def visiting(
+    browser: Browser, url: str, *, script: str = "", **context: Any
+) -> AsyncIterator[Page]:
+    """The playground in a profile of its own, in which `script` runs first. What it says on the
+    console or throws, and what it asks of other hosts, fails the test."""
     complaints: list[str] = []
     opened = await browser.new_context(
         viewport=context.pop("viewport", {"width": 1280, "height": 800}),
         locale=context.pop("locale", "en-US"),
         **context,
     )
+    await opened.add_init_script(script)
     page = await opened.new_page()
     page.set_default_timeout(15_000)
     page.on("pageerror", lambda error: complaints.append(str(error)))

@@ -328,6 +328,17 @@ async def test_a_server_that_is_gone_is_told_kindly(browser: Browser) -> None:
         await expect(page.locator(".turn.reply .text")).to_have_text("It is 4.")
 
 
+async def test_without_storage_it_chats_and_says_so(browser: Browser) -> None:
+    """As in private windows of some browsers."""
+    without = 'Object.defineProperty(window, "indexedDB", {value: undefined})'
+    async with standing_in() as (_, router), visiting(browser, router.url, script=without) as page:
+        await expect(page.locator(".notice")).to_contain_text("keeps nothing here")
+        await ask(page, scripted("It is 4."))
+        await answered(page)
+        await expect(page.locator(".turn.reply .text")).to_have_text("It is 4.")
+        await expect(page.locator(".entry")).to_have_count(1)
+
+
 async def test_a_key_is_asked_for_and_stays_in_the_visit(browser: Browser, tmp_path: Path) -> None:
     keys = tmp_path / "keys.toml"
     key = make_key(keys, "visitor")

@@ -9,7 +9,7 @@ import { t } from "./i18n.js";
 import { allowed, requestOf } from "./options.js";
 import { newReply } from "./reply.js";
 import {
-  askServer, changes, controls, conversations, current, key, keyAsked, lives, model, painted, preset,
+  askServer, changes, controls, conversations, current, keepsNothing, key, keyAsked, lives, model, painted, preset,
 } from "./state.js";
 import { forgetConversation, keepConversation, readConversations } from "./store.js";
 
@@ -28,10 +28,7 @@ export async function send(text) {
   let conversation = current.value;
   if (!conversation) {
     conversation = { ...newConversation(newId(), Date.now()), title: titleOf(text) };
-    batch(() => {
-      conversations.value = [/** @type {Conversation} */ (conversation), ...conversations.value];
-      current.value = conversation;
-    });
+    current.value = conversation;
   }
   conversation.turns.push({ role: "user", content: text });
   await answer(conversation);
@@ -82,7 +79,10 @@ async function answer(conversation) {
 async function follow(conversation, reply, request) {
   const abort = new AbortController();
   const live = { abort, reply, wait: /** @type {import("./generate.js").Wait | null} */ (null) };
-  lives.value = new Map(lives.value).set(conversation.id, live);
+  batch(() => {
+    lives.value = new Map(lives.value).set(conversation.id, live);
+    conversations.value = [conversation, ...conversations.value.filter((it) => it !== conversation)];
+  });
   await keep(conversation);
   const keeping = setInterval(() => keep(conversation), KEEP_EVERY_MS);
   const waiting = (/** @type {typeof live.wait} */ wait) => {
@@ -119,16 +119,24 @@ export function paint() {
 /** @param {Conversation} conversation */
 async function keep(conversation) {
   conversation.updated = Date.now();
-  if (conversations.value.includes(conversation)) await keepConversation(conversation);
   paint();
+  if (conversations.value.includes(conversation)) await keepConversation(conversation).catch(noStorage);
 }
 
 // --- history --------------------------------------------------------------------------------------
 
+/** A chat goes on without. @param {unknown} error */
+function noStorage(error) {
+  console.info("no history is kept:", error);
+  keepsNothing.value = true;
+}
+
 /** Reads what is kept; replies that a closed page left unfinished are over. */
 export async function restore() {
   const open = new Set(lives.value.keys());
-  const kept = (await readConversations()).filter(({ id }) => !open.has(id));
+  const all = await readConversations().catch(noStorage);
+  if (!all) return;
+  const kept = all.filter(({ id }) => !open.has(id));
   for (const { turns } of kept) {
     for (const turn of turns) {
       if (turn.role === "assistant") turn.variants.filter(({ over }) => !over).forEach(interrupted);
@@ -157,8 +165,8 @@ export function search(words) {
 /** @param {Conversation} conversation @param {string} title */
 export async function rename(conversation, title) {
   conversation.title = title.trim() || conversation.title;
-  await keepConversation(conversation);
   paint();
+  await keepConversation(conversation).catch(noStorage);
 }
 
 /** @param {Conversation} conversation */
@@ -168,7 +176,7 @@ export async function remove(conversation) {
     conversations.value = conversations.value.filter((it) => it !== conversation);
     if (current.value === conversation) current.value = null;
   });
-  await forgetConversation(conversation.id);
+  await forgetConversation(conversation.id).catch(noStorage);
 }
 
 export function exportAll() {

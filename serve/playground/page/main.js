@@ -16,7 +16,10 @@ effect(() => {
 document.addEventListener("click", copyOnClick);
 
 render(html`<${App} />`, document.body);
-await Promise.all([restore().catch((error) => console.warn("no history is kept:", error)), askServer()]);
+document.addEventListener("visibilitychange", () => {
+  if (!document.hidden) restore(); // another tab may have gone on
+});
+await Promise.all([restore(), askServer()]);
 setInterval(() => {
   if (["unreachable", "unready"].includes(server.value) && !document.hidden) askServer();
 }, LOOK_AGAIN_MS);

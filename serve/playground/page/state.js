@@ -76,6 +76,9 @@ export function useChanges() {
 export const lives = signal(new Map());
 export const currentLive = computed(() => (current.value && lives.value.get(current.value.id)) || null);
 
+/** Whether this browser keeps no history, as some do in private windows. */
+export const keepsNothing = signal(false);
+
 /** `asking`, `ready`, `unready` (no engine), `unreachable`, `locked` (no key that it takes). */
 export const server = signal("asking");
 /** @type {{value: Preset[]}} */

@@ -2,7 +2,7 @@ import { useEffect, useLayoutEffect } from "../vendor/vendor.js";
 import { stop } from "../actions.js";
 import { t } from "../i18n.js";
 import {
-  askServer, current, keyAsked, optionsOpen, overlay, place, server, sidebarOpen, useChanges,
+  askServer, current, keepsNothing, keyAsked, optionsOpen, overlay, place, server, sidebarOpen, useChanges,
 } from "../state.js";
 import { Chat } from "./chat.js";
 import { Fleet } from "./fleet.js";
@@ -66,7 +66,9 @@ function toQuestion(event) {
 /** What is wrong with the server, if anything. */
 function Notice() {
   const state = server.value;
-  if (state === "ready" || state === "asking") return null;
+  if (state === "ready" || state === "asking") {
+    return keepsNothing.value && html`<div class="notice" role="status">${t("noStorage")}</div>`;
+  }
   return html`<div class="notice" role="status">
     <span>${t(`server_${state}`)}</span>
     ${state === "locked"

@@ -56,7 +56,6 @@ export default {
   waiting: "Waiting for the first token",
   voting: "Asking up to {n} times: {counted} counted",
   thoughtFor: "Thought for {time}",
-  noThinking: "No thinking",
   tokens: "{count} tokens",
   about: "≈ {count} tokens",
   votes: "{counted} of at most {n} votes counted",

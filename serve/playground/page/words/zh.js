@@ -51,7 +51,6 @@ export default {
   waiting: "等待第一个词元",
   voting: "最多提问 {n} 次：已计 {counted} 票",
   thoughtFor: "思考了 {time}",
-  noThinking: "没有思考",
   tokens: "{count} 个词元",
   about: "约 {count} 个词元",
   votes: "已计 {counted} 票，最多 {n} 票",
