@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 from collections.abc import Iterator
@@ -21,6 +22,15 @@ from tests.monitoring.test_queries import of_router
 from tests.stack import running_stack, url_of
 
 
+def needed(*names: str) -> None:
+    """Without one of these programs the test that asks is skipped, or fails in CI."""
+    missing = [name for name in names if shutil.which(name) is None]
+    if missing and os.environ.get("CI") == "true":
+        pytest.fail(f"not on the PATH: {', '.join(missing)}")
+    if missing:
+        pytest.skip(f"not on the PATH: {', '.join(missing)}")
+
+
 @dataclass(frozen=True)
 class Machine:
     """What all pages share: what serves, and where; `exports` is what Prometheus would scrape."""
@@ -35,6 +45,7 @@ class Machine:
 
 @pytest.fixture(scope="module")
 def machine(engine: RunningEngine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    needed("bash", "curl", "jq", "kubectl", "make", "promtool")
     folder = tmp_path_factory.mktemp("docs")
     stand_ins.install(folder / "bin")
     clone(folder / "checkout")

@@ -32,6 +32,8 @@ class Here:
     """Gets a line for each command that says what can't be, whatever bash makes of its status."""
     far: str = ""
     """The root of the machine that `ssh` and `rsync` reach."""
+    path: str = os.environ["PATH"]
+    """Where the real programs are: a page's shell finds the stand-ins alone."""
     only_checks: bool = False
 
     def dumped(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,7 +16,6 @@ import yaml
 from serve import __version__
 from tests.docs.here import ROOT, Here, Wrong, is_placeholder, labelled, read_yaml
 
-REAL = "/usr/bin/env"
 INSIDE = {"pod", "replicaset", "endpointslice", "node", "event", "secret", "persistentvolume"}
 """Kinds of objects that the cluster or the reader makes."""
 SHORT = {
@@ -74,13 +74,13 @@ def kubectl(arguments: list[str], here: Here, inside: Inside) -> int:
     if "--" in arguments:
         at = arguments.index("--")
         own, command = arguments[:at], arguments[at + 1 :]
-    verbs = _parsed_by_itself(own)
+    verbs = _parsed_by_itself(here, own)
     options, words = _words(own)
     words = words[len(verbs) :]
     for folder in options.get("-k", []):
-        _run("kustomize", str(here.file(folder)))
+        _run(here, "kustomize", str(here.file(folder)))
     if "--dry-run=client" in own:
-        done = _run(*own)
+        done = _run(here, *own)
         print(done, end="")
         return 0
     if options.get("-f") == ["-"]:
@@ -94,10 +94,10 @@ def kubectl(arguments: list[str], here: Here, inside: Inside) -> int:
     return 0
 
 
-def _parsed_by_itself(own: list[str]) -> list[str]:
+def _parsed_by_itself(here: Here, own: list[str]) -> list[str]:
     """Its verbs, as the real one reads them: asked for help, it reads all options first."""
     filled = ["1" if word == "N" else word for word in own]
-    told = _run(*filled, "--help")
+    told = _run(here, *filled, "--help")
     usage = re.search(r"^Usage:\n  kubectl((?: [a-z]+(?:-[a-z]+)*\b)+)", told, re.M)
     verbs = usage[1].split() if usage else []
     if "SUBCOMMAND" in told or verbs != _words(own)[1][: len(verbs)] or not verbs:
@@ -121,9 +121,9 @@ def _words(own: list[str]) -> tuple[dict[str, list[str]], list[str]]:
     return options, words
 
 
-def _run(*arguments: str) -> str:
+def _run(here: Here, *arguments: str) -> str:
     """What the real one prints. Raises `Wrong` with what it complains of."""
-    command = [REAL, "PATH=/usr/local/bin:/usr/bin:/bin", "kubectl", *arguments]
+    command = [shutil.which("kubectl", path=here.path) or "kubectl", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise Wrong((done.stderr or done.stdout).strip())

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import pty
 import re
+import shutil
 import subprocess
 import threading
 from dataclasses import dataclass, field, replace
@@ -76,7 +77,7 @@ class Shell:
         wrong.write_text("")
         script = self.folder / "script"
         script.write_text(_BEGIN.format(**files) + _each(self.filled(text)))
-        command = ["bash", "--noprofile", "--norc", str(script)]
+        command = [shutil.which("bash") or "", "--noprofile", "--norc", str(script)]
         output, status = (_on_terminal if terminal else _run)(command, self._environment())
         failed = re.match(r"(\d+) (.*)", Path(files["report"]).read_text(), re.S)
         where = (int(failed[1]) - 1, failed[2].strip()) if failed and status else None
@@ -105,7 +106,7 @@ def _each(text: str) -> str:
 
 def _run(command: list[str], env: dict[str, str]) -> tuple[str, int]:
     done = subprocess.run(
-        ["/bin/bash", *command[1:]],
+        command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -131,7 +132,7 @@ def _on_terminal(command: list[str], env: dict[str, str]) -> tuple[str, int]:
     reader.start()
     try:
         done = subprocess.run(
-            ["/bin/bash", *command[1:]],
+            command,
             stdin=subprocess.DEVNULL,
             stdout=its,
             stderr=its,

@@ -30,7 +30,7 @@ IN_CONTAINERS = "/etc/r1-serve/"
 def make(arguments: list[str], here: Here) -> int:
     """`serve` starts what its recipe starts; of others the recipe's commands can be read. Installs
     are tests/test_install.py's, and CI calls `lint`, `test` and `k8s-check`."""
-    environment = os.environ | {"PATH": "/usr/local/bin:/usr/bin:/bin"}
+    environment = os.environ | {"PATH": here.path}
     command = ["make", "--dry-run", "--no-print-directory", *arguments]
     done = subprocess.run(
         command, cwd=here.base, env=environment, capture_output=True, text=True, check=False
@@ -167,7 +167,13 @@ def ray(arguments: list[str], here: Here) -> int:
 
 def curl(arguments: list[str], here: Here) -> int:
     """The real one; a reply that is an error fails."""
-    command = ["/usr/bin/curl", "--fail-with-body", "--max-time", "60", *arguments]
+    command = [
+        shutil.which("curl", path=here.path) or "",
+        "--fail-with-body",
+        "--max-time",
+        "60",
+        *arguments,
+    ]
     return subprocess.run(command, check=False).returncode
 
 
@@ -220,7 +226,7 @@ def install(folder: Path) -> None:
         )
         path.chmod(0o755)
     for name in REAL:
-        if found := shutil.which(name, path="/usr/local/bin:/usr/bin:/bin"):
+        if found := shutil.which(name):
             (folder / name).symlink_to(found)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs import stand_ins
+from tests.docs.conftest import needed
 from tests.docs.here import ROOT, Here
 from tests.docs.pages import blocks, mentioned
 from tests.docs.shell import Shell
@@ -64,6 +65,7 @@ echo '{"error": {"code": "wrong"}}'; false
 @pytest.fixture
 def shell(tmp_path: Path) -> Shell:
     """On no network: nothing serves."""
+    needed("bash", "kubectl", "make", "promtool")
     stand_ins.install(tmp_path / "bin")
     checkout = tmp_path / "checkout"
     checkout.mkdir()
@@ -203,6 +205,7 @@ def test_a_fence_that_nothing_closes_is_an_error(tmp_path: Path) -> None:
     ],
 )
 def test_commands_in_prose_are_looked_at(text: str, complaint: str | None, tmp_path: Path) -> None:
+    needed("kubectl", "make")
     path = tmp_path / "page.md"
     path.write_text(f"# A page\n\n{text}\n")
     found = [it for it in map(refused_mention, mentioned(path)) if it is not None]
