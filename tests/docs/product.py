@@ -11,6 +11,7 @@ import os
 import re
 import shlex
 import signal
+import stat
 import subprocess
 import sys
 import urllib.request
@@ -61,6 +62,8 @@ def r1_serve(arguments: list[str], here: Here) -> int:
         if _settings_of(config := told["config"]).backend == "ray":
             return 0  # tests/test_fanout.py and tests/e2e/test_fanout.py start it
         return _serves([*_without(arguments, "--config"), "--config", _at_free_port(config)])
+    if name == "chat" and told["question"] is None and not _is_piped():
+        return _chats(arguments[1:], here)
     if name == "engine":  # started in tests/conftest.py
         arguments = [*arguments, "--print-argv"]
     elif name in ("status", "scale", "restart"):
@@ -114,6 +117,23 @@ def _serves(arguments: list[str]) -> int:
                     urllib.request.urlopen(f"{found[1]}/no-such-path", timeout=5)
                 process.send_signal(signal.SIGTERM)
         return process.wait(START_S)
+
+
+def _is_piped() -> bool:
+    """Whether anything may come from standard input."""
+    return not stat.S_ISCHR(os.fstat(0).st_mode)
+
+
+def _chats(arguments: list[str], here: Here) -> int:
+    """A person at a terminal, with one question; tests/terminal has more."""
+    from tests.terminal.terminal import CTRL_D, chatting
+
+    with chatting(Path.home(), here.router, *arguments) as terminal:
+        terminal.wait_for("/help")
+        terminal.say("What is 47 + 85?")
+        terminal.wait_for("132[^$]*answer [0-9]+ ")
+        terminal.type(CTRL_D)
+        return terminal.ended()
 
 
 def _settings_of(config: Path | None) -> EngineSettings:
