@@ -74,7 +74,7 @@ class Endpoint:
         if reply.status in UNAUTHORIZED:
             why = message_in(text) or f"status {reply.status}"
             raise EndpointError(f"{self.url} doesn't take the key in R1_API_KEY: {why}")
-        return response, _retry_after_s(reply.headers)
+        return response, retry_after_s(reply.headers)
 
     async def sweep(self) -> None:
         """Drops connections that are no use any more, until cancelled."""
@@ -95,7 +95,7 @@ def _on_one_line(text: bytes) -> msgspec.Raw:
         return msgspec.Raw(msgspec.json.encode(text.decode(errors="replace")))
 
 
-def _retry_after_s(headers: Mapping[str, str]) -> float | None:
+def retry_after_s(headers: Mapping[str, str]) -> float | None:
     """In the header of OpenAI's SDKs, else in whole seconds; a date is not understood."""
     for name, seconds in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
         try:

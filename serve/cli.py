@@ -38,6 +38,7 @@ from serve.key_commands import key_app
 from serve.keys import check_exposure, read_keys
 from serve.models.commands import model_app
 from serve.settings import EngineSettings, Settings
+from serve.terminal.command import chat
 from serve.ui_command import ui
 
 app = typer.Typer(
@@ -50,7 +51,7 @@ app = typer.Typer(
 app.add_typer(key_app, name="key")
 app.add_typer(bench_app, name="bench")
 app.add_typer(model_app, name="model")
-for command in (restart, scale, status, batch, doctor, ui):
+for command in (restart, scale, status, batch, doctor, ui, chat):
     app.command()(command)
 app.command("plan")(plan_command)
 

@@ -7,6 +7,8 @@ by a newline, lines end in LF, CRLF or CR.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 DONE = b"[DONE]"
 DONE_EVENT = b"data: [DONE]\n\n"
 
@@ -26,14 +28,21 @@ class SSETooLong(ValueError):
 
 
 class SSEDecoder:
-    """Feed it bytes as they come; each call gives the data of the events that are complete."""
+    """Feed it bytes as they come; each call gives the data of the events that are complete.
+    `on_comment` gets the comments among them, before `feed` returns."""
 
-    __slots__ = ("_buffer", "_max_event_bytes", "_saw_cr")
+    __slots__ = ("_buffer", "_max_event_bytes", "_on_comment", "_saw_cr")
 
-    def __init__(self, max_event_bytes: int = 16 * 1024 * 1024) -> None:
+    def __init__(
+        self,
+        max_event_bytes: int = 16 * 1024 * 1024,
+        *,
+        on_comment: Callable[[bytes], None] | None = None,
+    ) -> None:
         self._buffer = bytearray()
         self._saw_cr = False
         self._max_event_bytes = max_event_bytes
+        self._on_comment = on_comment
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """Raises `SSETooLong` when an unfinished event exceeds the limit."""
@@ -56,6 +65,9 @@ class SSEDecoder:
             return []
         *events, rest = bytes(self._buffer).split(b"\n\n")
         self._buffer = bytearray(rest)
+        if self._on_comment is not None:
+            for text in _comments(events):
+                self._on_comment(text)
         return [data for event in events if (data := _data(event)) is not None]
 
     def _normalise(self, chunk: bytes) -> bytes:
@@ -71,6 +83,11 @@ def _data(event: bytes) -> bytes | None:
         return event[6:]
     lines = [_value(line) for line in event.split(b"\n") if _is_data(line)]
     return b"\n".join(lines) if lines else None
+
+
+def _comments(events: Iterable[bytes]) -> list[bytes]:
+    lines = (line for event in events for line in event.split(b"\n") if line.startswith(b":"))
+    return [line[1:].removeprefix(b" ") for line in lines]
 
 
 def _is_data(line: bytes) -> bool:

@@ -52,6 +52,19 @@ def test_what_is_encoded_comes_back(texts: list[str], data: st.DataObject) -> No
     assert decode(stream[:cut], stream[cut:]) == [text.encode() for text in texts]
 
 
+COMMENTED = b': r1.votes {"counted": 1}\n\n:\n\n: a\ndata: b\n:c\n\ndata: d\n\n: unfinished'
+
+
+@pytest.mark.parametrize("size", range(1, len(COMMENTED) + 1))
+def test_comments_are_told_to_who_asks(size: int) -> None:
+    """Beside the events, in whatever pieces they come."""
+    told: list[bytes] = []
+    decoder = SSEDecoder(on_comment=told.append)
+    pieces = [COMMENTED[at : at + size] for at in range(0, len(COMMENTED), size)]
+    assert [event for piece in pieces for event in decoder.feed(piece)] == [b"b", b"d"]
+    assert told == [b'r1.votes {"counted": 1}', b"", b"a", b"c"]
+
+
 def test_an_endless_event_is_refused() -> None:
     """Memory is bounded whatever an engine sends."""
     decoder = SSEDecoder(max_event_bytes=100)
