@@ -63,7 +63,7 @@ def request_body(conversation: Conversation, options: Options) -> bytes:
 
 def valid(text: str) -> str:
     """Without what isn't Unicode: terminals and command lines let bytes through as surrogates."""
-    return text.encode(errors="surrogatepass").decode(errors="replace")
+    return text.encode(errors="replace").decode()
 
 
 # ---- files -------------------------------------------------------------------------------------
