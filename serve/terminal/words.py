@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from serve.terminal.reply import Reply, Tally
 
-MIN_RATE_S = 0.1
+MIN_RATE_S = 0.01
 """Over less, a rate tells nothing."""
 MAX_ANSWER = 24
 """Characters of an answer in a tally."""

@@ -36,8 +36,8 @@ _WHERE = b"\x1b[6n"
 
 
 class Terminal:
-    """`shown` is all that was written, without what moves the cursor or colours; `raw` is as it
-    was."""
+    """`shown` is all that was written, without what moves the cursor or colours; a line that was
+    written over stands before the one that took its place. `raw` is as it was."""
 
     def __init__(self, arguments: list[str], env: dict[str, str], columns: int) -> None:
         self._ours, its = pty.openpty()
@@ -67,7 +67,7 @@ class Terminal:
 
     @property
     def shown(self) -> str:
-        return _ESCAPES.sub("", self.raw).replace("\r", "")
+        return _ESCAPES.sub("", self.raw.replace("\r\x1b[K", "\n")).replace("\r", "")
 
     def type(self, *keys: str) -> None:
         os.write(self._ours, "".join(keys).encode())

@@ -19,7 +19,9 @@ import pytest_asyncio
 
 from benchmarks.stand_in import Options, StandInEngine
 from serve.engine_process import free_port
-from tests.conftest import RunningEngine
+from tests.conftest import ROOT, RunningEngine
+from tests.docs.pages import blocks
+from tests.docs.shapes import unlike
 from tests.support import RunningRouter, eventually, running_router
 from tests.terminal.terminal import (
     CTRL_C,
@@ -107,6 +109,22 @@ async def test_a_question_is_thought_about_and_answered(
         assert terminal.ended() == 0
 
     await visit(person, tmp_path, router.url)
+
+
+@pytest.mark.engine
+async def test_a_session_is_as_the_page_shows_it(router: RunningRouter, tmp_path: Path) -> None:
+    """docs/chat.md, but for numbers."""
+    (page,) = [it for it in blocks(ROOT / "docs" / "chat.md") if it.text.startswith("$ r1-serve")]
+    typed = re.findall(r"^> (.*)", page.text, re.M)
+
+    def person(terminal: Terminal) -> None:
+        for line in typed:
+            terminal.wait_for(READY)
+            terminal.say(line)
+        assert terminal.ended() == 0
+        assert unlike(page.text.partition("\n")[2], terminal.shown) is None
+
+    await visit(person, tmp_path, router.url, columns=120)
 
 
 @pytest.mark.engine
