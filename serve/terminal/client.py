@@ -125,7 +125,7 @@ class Client:
             return msgspec.json.decode(body, type=kind)
         except UNREADABLE as exc:
             raise ChatError(
-                f"{self.url} is no r1-serve: it answers {path} with other things"
+                f"the server at {self.url} is no r1-serve: it answers {path} with other things"
             ) from exc
 
     async def _ask(self, method: str, path: str, body: bytes = b"") -> HttpReply:
@@ -155,12 +155,14 @@ class Client:
         self, path: str, status: int, headers: Mapping[str, str], body: bytes
     ) -> ChatError:
         message, code = _fault(body)
-        message = message or f"{self.url} answers {status} to {path}"
+        message = message or f"the server at {self.url} answers {status} to {path}"
         if status in UNAUTHORIZED:
             if self._key:
-                message = f"{self.url} doesn't take the key in {KEY_VARIABLE}: {message}"
+                message = (
+                    f"the server at {self.url} doesn't take the key in {KEY_VARIABLE}: {message}"
+                )
             else:
-                message = f"{self.url} wants a key: put yours into {KEY_VARIABLE}"
+                message = f"the server at {self.url} wants a key: put yours into {KEY_VARIABLE}"
         elif code == TooManyRequests.code:
             message = "the server is full; it keeps a place for this question"
         return ChatError(message, retry_after_s(headers) if status in BUSY else None)

@@ -10,7 +10,7 @@ from serve.terminal.client import ChatError, Client
 from serve.terminal.conversation import Conversation, Exchange, request_body, valid
 from serve.terminal.options import Options
 from serve.terminal.reply import Piece, Reply
-from serve.terminal.words import sentence
+from serve.terminal.words import seconds
 
 GIVE_UP_S = 600.0
 """With a server that goes on putting the question off."""
@@ -52,7 +52,7 @@ async def answer(client: Client, question: str, options: Options, *, shows_think
     async def put_off(why: ChatError, wait_s: float) -> None:
         if time.monotonic() + wait_s > give_up_s:
             raise why
-        print(f"r1-serve: {sentence(str(why))} Next try in {wait_s:.0f} s.", file=sys.stderr)
+        print(f"r1-serve: {why}; next try in {seconds(wait_s)}.", file=sys.stderr)
         await asyncio.sleep(wait_s)
 
     try:

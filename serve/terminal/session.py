@@ -106,15 +106,15 @@ class Session:
             case ShowThinking(shown):
                 self._shows_thinking = shown
                 self._screen.say(f"Thinking is {'shown' if shown else 'hidden'}.")
-            case Save(path):
-                self._save(_path(path))
             case Load(path, number):
                 self._load(_path(path), number)
             case Do("new"):
                 self._conversation, self._file = _new(), None
                 self._screen.say("A new conversation.")
-            case Do() if not self._conversation.exchanges:
+            case Do() | Save() if not self._conversation.exchanges:
                 self._complain("there is no question yet")
+            case Save(path):
+                self._save(_path(path))
             case Do("retry"):
                 self._name("Asking again", self._conversation.exchanges[-1])
                 await self._answer()
@@ -122,11 +122,12 @@ class Session:
                 self._name("Taken back", self._conversation.exchanges.pop())
 
     async def _answer(self) -> None:
-        """To the last question."""
+        """To the last question; an earlier one stays where none comes."""
         exchange = self._conversation.exchanges[-1]
         body = request_body(self._conversation, self.options)
         reply = await self._asker.ask(body, shows_thinking=self._shows_thinking)
-        exchange.thinking, exchange.answer = reply.thinking, reply.answer
+        if reply.answer:
+            exchange.thinking, exchange.answer = reply.thinking, reply.answer
 
     def _change(self, field: str, value: str) -> None:
         try:

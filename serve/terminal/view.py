@@ -18,6 +18,7 @@ class View:
         self._shows_thinking = shows_thinking
         self._written = False
         self._answering = False
+        self._why = ""
         self._next_try_s: float | None = None
 
     def show(self, pieces: Iterable[Piece], now_s: float) -> None:
@@ -40,8 +41,9 @@ class View:
             self._screen.status(progress(self._reply, now_s))
 
     def put_off(self, why: str, next_try_s: float) -> None:
-        self._screen.say(sentence(why))
-        self._next_try_s = next_try_s
+        if why != self._why:
+            self._screen.say(sentence(why))
+        self._why, self._next_try_s = why, next_try_s
 
     def tried_again(self) -> None:
         self._next_try_s = None
@@ -68,7 +70,7 @@ class View:
     def _kept(self) -> str:
         if self._reply.answer:
             return "The answer is kept as far as it came; /retry asks again, /undo takes it back."
-        return "The question is set aside; /retry asks again."
+        return "There was no answer yet; /retry asks again."
 
     def _begin_answer(self) -> None:
         if self._answering:

@@ -109,7 +109,7 @@ class Terminal:
 
 @contextlib.contextmanager
 def chatting(
-    home: Path, url: str, *arguments: str, columns: int = 80, **env: str
+    home: Path, url: str, *arguments: str, columns: int = 120, **env: str
 ) -> Iterator[Terminal]:
     """`r1-serve chat`, in the environment of a user whose state is kept in `home`."""
     whose = {"HOME": str(home), "XDG_STATE_HOME": str(home / "state")}

@@ -103,7 +103,8 @@ async def test_keys_are_sent_and_their_variable_is_named(tmp_path: Path) -> None
     key = make_key(path, "alice")
     async with StandInEngine(FAST) as engine, guarded(engine, path) as router:
         async with asking(router.url) as client:
-            assert await refusal(client) == f"{router.url} wants a key: put yours into R1_API_KEY"
+            told = await refusal(client)
+            assert told == f"the server at {router.url} wants a key: put yours into R1_API_KEY"
         async with asking(router.url, "wrong") as client:
             with pytest.raises(ChatError, match="doesn't take the key in R1_API_KEY: "):
                 await client.known()

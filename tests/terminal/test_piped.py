@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from typing import Any
 
 import pytest
 
 from benchmarks.stand_in import Options, StandInEngine
+from serve.sse import DONE_EVENT, encode
 from tests.conftest import R1_SERVE, ROOT, RunningEngine
 from tests.support import eventually, running_router
+from tests.terminal.test_client import http, playing
 from tests.test_recovery import scripted
 
 FAST = Options(step_ms=0.2, prefill_ms=0, think_tokens=8, answer_tokens=4)
@@ -76,6 +79,40 @@ async def test_the_status_tells_of_failure() -> None:
     assert "there is no question" in nothing[2]
     assert "nothing answers at http://127.0.0.1:9" in nobody[2]
     assert "said nothing after its thinking" in silent[2]
+
+
+async def test_who_is_put_off_waits_and_says_so() -> None:
+    replies = (
+        http("429 x", b"", b"retry-after-ms: 30"),
+        http("200 OK", encode(b'{"choices": [{"delta": {"content": "2"}}]}') + DONE_EVENT),
+    )
+    async with playing(*replies) as (url, requests):
+        assert await piped(url, "1+1") == (
+            0,
+            "2\n",
+            f"r1-serve: the server at {url} answers 429 to /v1/chat/completions; "
+            "next try in 0.03 s.\n",
+        )
+    assert requests[0] == requests[1]
+
+
+async def test_ctrl_c_gives_up() -> None:
+    """And ends the work on the engine."""
+    endless = Options(step_ms=1, think_tokens=20000)
+    async with StandInEngine(endless) as engine, running_router(engine.url) as router:
+        process = await asyncio.create_subprocess_exec(
+            *R1_SERVE,
+            "chat",
+            "--url",
+            router.url,
+            "1+1",
+            stdin=asyncio.subprocess.DEVNULL,
+            cwd=ROOT,
+        )
+        await eventually(lambda: engine.generation_tokens > 9)
+        process.send_signal(signal.SIGINT)
+        assert await process.wait() == 130
+        await eventually(lambda: engine.counters.aborted == 1)
 
 
 async def test_who_has_read_enough_may_leave() -> None:
