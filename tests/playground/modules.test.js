@@ -38,10 +38,10 @@ test("a reply thinks, answers and ends, with its times", () => {
   const reply = newReply({ model: "m", preset: "math" }, 1000);
   assert.equal(phaseOf(reply), "waiting");
   addEvent(reply, data({ role: "assistant", content: "" }), 1100);
-  addEvent(reply, data({ reasoning_content: "a", reasoning: "a" }), 1200);
+  addEvent(reply, data({ reasoning_content: "a", reasoning: "a" }, { token_ids: [1, 2] }), 1200);
   assert.equal(phaseOf(reply), "thinking");
   addEvent(reply, data({ reasoning: "b" }), 1300);
-  addEvent(reply, data({ content: "c" }), 2200);
+  addEvent(reply, data({ content: "c" }, { token_ids: [3] }), 2200);
   assert.equal(phaseOf(reply), "answering");
   assert.deepEqual(tokensOf(reply), { thinking: 2, answer: 1, exact: false });
   addEvent(reply, { data: JSON.stringify({ choices: [{ delta: {}, finish_reason: "stop" }], r1: { recovered: "length" } }) }, 2300);
@@ -163,7 +163,7 @@ test("only what the visitor changed is sent, within what the preset allows", () 
   const kept = allowed({ temperature: 2, top_p: 0.1, votes: 4 }, controlsOf(PRESET, 4096));
   assert.deepEqual(kept, { temperature: 0.8, votes: 4 });
   const request = requestOf("m", "debug", kept, []);
-  assert.deepEqual(Object.keys(request), ["model", "messages", "preset", "temperature", "votes", "stream", "stream_options"]);
+  assert.deepEqual(Object.keys(request), ["model", "messages", "preset", "temperature", "votes", "stream", "stream_options", "return_token_ids"]);
 });
 
 // --- mathematics ----------------------------------------------------------------------------------

@@ -73,5 +73,6 @@ export function requestOf(model, preset, changes, messages) {
     ...changes,
     stream: true,
     stream_options: { include_usage: true },
+    return_token_ids: true, // a chunk may hold several, which are counted as they come
   };
 }

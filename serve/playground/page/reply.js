@@ -8,7 +8,7 @@
  *   thinking: string, answer: string, model: string, preset: string | null, numVotes: number,
  *   votes: Votes | null, usage: any, r1: any, finish: string | null,
  *   failure: Failure | null, stopped: boolean, over: boolean,
- *   chunks: {thinking: number, answer: number},
+ *   seen: {thinking: number, answer: number},
  *   startMs: number, firstMs: number | null, answerMs: number | null, endMs: number | null,
  * }} Reply
  */
@@ -32,7 +32,7 @@ export function newReply(asked, nowMs) {
     failure: null,
     stopped: false,
     over: false,
-    chunks: { thinking: 0, answer: 0 },
+    seen: { thinking: 0, answer: 0 },
     startMs: nowMs,
     firstMs: null,
     answerMs: null,
@@ -63,6 +63,7 @@ export function addEvent(reply, event, nowMs) {
   if (chunk.r1?.votes) reply.votes = chunk.r1.votes;
   for (const choice of chunk.choices ?? []) {
     addDelta(reply, choice.delta ?? {}, nowMs);
+    reply.seen[reply.answer ? "answer" : "thinking"] += choice.token_ids?.length ?? 0;
     if (choice.finish_reason) reply.finish = choice.finish_reason;
   }
 }
@@ -77,13 +78,11 @@ function addDelta(reply, delta, nowMs) {
   if (thought) {
     reply.firstMs ??= nowMs;
     reply.thinking += thought;
-    reply.chunks.thinking += 1;
   }
   if (delta.content) {
     reply.firstMs ??= nowMs;
     reply.answerMs ??= nowMs;
     reply.answer += delta.content;
-    reply.chunks.answer += 1;
   }
 }
 
@@ -105,14 +104,14 @@ export function phaseOf(reply) {
 }
 
 /**
- * Tokens of the trace and of the answer. Until the server has told, they are counted by chunks, of
- * which most hold one token.
+ * Tokens of the trace and of the answer. Until the server has told, those that have come are counted,
+ * the tags among them.
  *
  * @param {Reply} reply
  * @returns {{thinking: number, answer: number, exact: boolean}}
  */
 export function tokensOf(reply) {
-  if (!reply.usage) return { ...reply.chunks, exact: false };
+  if (!reply.usage) return { ...reply.seen, exact: false };
   const thinking = reply.usage.completion_tokens_details?.reasoning_tokens ?? 0;
   return { thinking, answer: reply.usage.completion_tokens - thinking, exact: true };
 }
