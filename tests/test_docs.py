@@ -201,21 +201,23 @@ def test_metrics_of_the_engine_exist() -> None:
 
 @doc_pages
 def test_kubernetes_objects_exist(path: Path) -> None:
-    """`kind/name` and `kind name` in commands of kubectl."""
+    """`kind/name` and `kind name` in commands of kubectl. An overlay that the page has its reader
+    write is rendered by tests/docs."""
     named = {
         (it["kind"].lower(), it["metadata"]["name"])
         for file in (ROOT / "k8s").rglob("*.yaml")
         for it in yaml.safe_load_all(file.read_text())
         if it and "metadata" in it
     }
-    commands = re.findall(r"kubectl [^`\n]*", path.read_text())
-    for command in commands:
+    text = path.read_text()
+    for command in re.findall(r"kubectl [^`\n]*", text):
         for kind, name in re.findall(
             r"\b(deployment|service|job|daemonset)[/ ]([a-z0-9-]+)", command
         ):
             assert (kind, name) in named, command
         for overlay in re.findall(r"-k (\S+)", command):
-            assert (ROOT / overlay / "kustomization.yaml").is_file(), command
+            file = f"{overlay}/kustomization.yaml"
+            assert (ROOT / file).is_file() or f"\ncat > {file} <<" in text, command
 
 
 # --- the runbook --------------------------------------------------------------------------------

@@ -56,6 +56,8 @@ def docker(arguments: list[str], here: Here, inside: Inside) -> int:
         _build(rest, here)
     elif verb == "run":
         return _run(rest, here, inside)
+    elif verb in ("tag", "push"):
+        _named_ours(rest)
     elif verb == "compose":
         return _compose(rest, here, inside)
     elif verb == "buildx":
@@ -87,6 +89,14 @@ def _run(arguments: list[str], here: Here, inside: Inside) -> int:
         raise Wrong(f"no Dockerfile makes the image {words[:1]}")
     _check_volumes(options, here)
     return inside(words[1:], here) if words[1:] else 0
+
+
+def _named_ours(images: list[str]) -> None:
+    """Under any registry's name."""
+    ours = {f"r1-serve:{__version__}{suffix}" for suffix in SUFFIXES.values()}
+    for it in images:
+        if it.rpartition("/")[2] not in ours:
+            raise Wrong(f"no Dockerfile makes the image {it}")
 
 
 def _check_volumes(options: Options, here: Here) -> None:
