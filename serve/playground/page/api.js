@@ -49,7 +49,7 @@ function unreachable(error) {
 /** @param {Response} response */
 async function failureOf(response) {
   const { status, headers } = response;
-  const told = await response.json().then((body) => body.error, () => null);
+  const told = await response.json().then((body) => body?.error, () => null);
   const after = Number.parseFloat(headers.get("retry-after") ?? "");
   return new ApiError(told?.message ?? `${status} ${response.statusText}`.trim(), {
     status,
@@ -64,7 +64,8 @@ async function failureOf(response) {
  * @returns {Promise<any>}
  */
 export async function getJson(path, key) {
-  return (await ask(path, { key })).json();
+  const response = await ask(path, { key });
+  return response.json().catch((error) => { throw new ApiError(`${path}: ${error}`); });
 }
 
 /**
@@ -72,7 +73,8 @@ export async function getJson(path, key) {
  * @param {string} [key]
  */
 export async function getText(path, key) {
-  return (await ask(path, { key })).text();
+  const response = await ask(path, { key });
+  return response.text().catch((error) => { throw new ApiError(`${path}: ${error}`); });
 }
 
 /**
@@ -96,7 +98,7 @@ export async function* chatEvents(body, { key, signal }) {
       yield decoder.decode(value);
     }
   } catch (error) {
-    throw unreachable(error);
+    throw signal.aborted ? error : new ApiError(String(error), { code: "stream_broken" });
   } finally {
     reader.cancel().catch(() => {});
   }

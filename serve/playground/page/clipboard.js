@@ -2,10 +2,8 @@
 
 /** @param {string} text */
 export async function copy(text) {
-  if (navigator.clipboard) {
-    await navigator.clipboard.writeText(text);
-    return;
-  }
+  const written = await navigator.clipboard?.writeText(text).then(() => true, () => false);
+  if (written) return;
   const area = Object.assign(document.createElement("textarea"), { value: text, className: "unseen" });
   document.body.append(area);
   area.select();

@@ -35,16 +35,26 @@ export function shownOf(turn) {
 }
 
 /**
- * The turns as the API wants them. Thinking stays here, and a turn without an answer says nothing.
+ * @param {Conversation} conversation
+ * @returns {Reply[]} that are still growing
+ */
+export function unfinishedIn({ turns }) {
+  return turns.flatMap((turn) => (turn.role === "assistant" ? turn.variants.filter(({ over }) => !over) : []));
+}
+
+/**
+ * The turns as the API wants them. Thinking stays here; a question without an answer is left out, unless
+ * it is the last.
  *
  * @param {Turn[]} turns
  * @returns {{role: string, content: string}[]}
  */
 export function messagesOf(turns) {
-  return turns
-    .map((turn) => (turn.role === "user" ? turn : { role: turn.role, content: shownOf(turn).answer }))
-    .filter(({ content }) => content)
-    .map(({ role, content }) => ({ role, content }));
+  const answers = turns.map((turn) => (turn.role === "user" ? turn.content : shownOf(turn).answer));
+  return turns.flatMap(({ role }, index) => {
+    const answered = role === "assistant" || index === turns.length - 1 || answers[index + 1];
+    return answers[index] && answered ? [{ role, content: answers[index] }] : [];
+  });
 }
 
 /**
@@ -132,6 +142,9 @@ function readTurn(message, where) {
   return { role: "assistant", variants: variants.map(readReply), shown };
 }
 
+const number = (/** @type {unknown} */ value) => (typeof value === "number" && Number.isFinite(value) ? value : null);
+const text = (/** @type {unknown} */ value) => (typeof value === "string" ? value : "");
+
 /**
  * Only what is of the right kind is taken over: the file may be anybody's.
  *
@@ -139,30 +152,53 @@ function readTurn(message, where) {
  * @returns {Reply}
  */
 function readReply(it) {
-  const number = (/** @type {any} */ value) => (Number.isFinite(value) ? value : null);
-  const text = (/** @type {any} */ value) => (typeof value === "string" ? value : "");
-  const reply = newReply({ model: text(it?.model), preset: text(it?.preset) || null, votes: number(it?.numVotes) ?? 1 }, number(it?.startMs) ?? 0);
-  reply.thinking = text(it?.thinking ?? it?.reasoning_content);
-  reply.answer = text(it?.answer ?? it?.content);
-  if (Number.isFinite(it?.usage?.completion_tokens)) reply.usage = it.usage;
-  if (Array.isArray(it?.votes?.answers)) reply.votes = it.votes;
-  if (it?.r1 && typeof it.r1 === "object") reply.r1 = it.r1;
-  reply.finish = text(it?.finish) || null;
-  reply.stopped = it?.stopped === true;
-  reply.firstMs = number(it?.firstMs);
-  reply.answerMs = number(it?.answerMs);
-  reply.endMs = number(it?.endMs) ?? reply.startMs;
-  reply.over = true;
-  return reply;
+  const asked = { model: text(it?.model), preset: text(it?.preset) || null, votes: number(it?.numVotes) ?? 1 };
+  const startMs = number(it?.startMs) ?? 0;
+  return {
+    ...newReply(asked, startMs),
+    thinking: text(it?.thinking ?? it?.reasoning_content),
+    answer: text(it?.answer ?? it?.content),
+    usage: readUsage(it?.usage),
+    votes: readVotes(it?.votes),
+    r1: it?.r1 ? { recovered: text(it.r1.recovered), failovers: number(it.r1.failovers) } : null,
+    finish: text(it?.finish) || null,
+    failure: it?.failure ? { message: text(it.failure.message), code: text(it.failure.code) } : null,
+    stopped: it?.stopped === true,
+    firstMs: number(it?.firstMs),
+    answerMs: number(it?.answerMs),
+    endMs: number(it?.endMs) ?? startMs,
+    over: true,
+  };
 }
 
+/** @param {any} it */
+function readUsage(it) {
+  const completion_tokens = number(it?.completion_tokens);
+  const reasoning_tokens = number(it?.completion_tokens_details?.reasoning_tokens) ?? 0;
+  return completion_tokens === null ? null : { completion_tokens, completion_tokens_details: { reasoning_tokens } };
+}
+
+const MAX_ANSWERS = 64;
+
 /**
- * @param {any} value ms, or a date as text
+ * @param {any} it
+ * @returns {import("./reply.js").Votes | null}
+ */
+function readVotes(it) {
+  if (!Array.isArray(it?.answers)) return null;
+  const answers = it.answers.slice(0, MAX_ANSWERS).map((/** @type {any} */ one) => ({ answer: text(one?.answer), count: number(one?.count) ?? 0 }));
+  return { n: number(it.n) ?? 0, counted: number(it.counted) ?? 0, share: number(it.share) ?? 0, answers };
+}
+
+const LAST_DATE_MS = 8.64e15; // of ECMAScript
+
+/**
+ * @param {unknown} value ms, or a date as text
  * @param {number} otherwise
  */
 function timeOf(value, otherwise) {
-  const time = typeof value === "string" ? Date.parse(value) : value;
-  return Number.isFinite(time) ? time : otherwise;
+  const time = number(typeof value === "string" ? Date.parse(value) : value);
+  return time !== null && Math.abs(time) <= LAST_DATE_MS ? time : otherwise;
 }
 
 /**

@@ -5,7 +5,7 @@ import { addEvent, endReply } from "./reply.js";
 
 const MAX_TRIES = 6;
 
-/** @typedef {{untilMs: number, status: number}} Wait status: with what the server put it off */
+/** @typedef {{untilMs: number, code: string | null}} Wait code: with what the server put it off */
 
 /**
  * Returns when the reply is over, however it ends; what went wrong stands in it.
@@ -27,7 +27,7 @@ export async function generate(reply, request, { key, signal, changed, waiting }
       } catch (error) {
         const after = error instanceof ApiError && !reply.firstMs ? error.retryAfterS : null;
         if (after === null || tries === MAX_TRIES) throw error;
-        waiting({ untilMs: Date.now() + after * 1000, status: /** @type {ApiError} */ (error).status });
+        waiting({ untilMs: Date.now() + after * 1000, code: /** @type {ApiError} */ (error).code });
         await sleep(after * 1000, signal);
         waiting(null);
         reply.startMs = Date.now();

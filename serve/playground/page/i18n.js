@@ -19,7 +19,7 @@ effect(() => { document.documentElement.lang = language.value === "zh" ? "zh-CN"
  */
 export function t(name, values = {}) {
   const text = words.value[name] ?? name;
-  return text.replace(/\{(\w+)\}/g, (_, key) => shown(values[key]));
+  return text.replace(/\{(\w+)\}/g, (whole, key) => (key in values ? shown(values[key]) : whole));
 }
 
 /** @param {string} name */
@@ -45,9 +45,11 @@ export function number(value, digits) {
 /** @param {number | null} seconds */
 export function duration(seconds) {
   if (seconds === null) return "–";
-  if (seconds < 1) return `${number(seconds * 1000, 0)} ms`;
-  if (seconds < 60) return `${number(seconds, 1)} s`;
-  return `${number(Math.floor(seconds / 60), 0)} min ${number(Math.round(seconds % 60), 0)} s`;
+  const ms = Math.round(seconds * 1000);
+  if (ms < 1000) return `${number(ms)} ms`;
+  if (ms < 59_950) return `${number(ms / 1000, 1)} s`;
+  const whole = Math.round(seconds);
+  return `${number(Math.floor(whole / 60))} min ${whole % 60} s`;
 }
 
 /** @param {number} ms */

@@ -1,8 +1,8 @@
 // Starts the page.
 
 import { effect, render } from "./vendor/vendor.js";
-import { restore } from "./actions.js";
 import { copyOnClick } from "./clipboard.js";
+import { endAbandoned, restore } from "./history.js";
 import { askServer, server, theme } from "./state.js";
 import { App } from "./views/app.js";
 import { html } from "./views/html.js";
@@ -16,10 +16,8 @@ effect(() => {
 document.addEventListener("click", copyOnClick);
 
 render(html`<${App} />`, document.body);
-document.addEventListener("visibilitychange", () => {
-  if (!document.hidden) restore(); // another tab may have gone on
-});
 await Promise.all([restore(), askServer()]);
 setInterval(() => {
+  endAbandoned();
   if (["unreachable", "unready"].includes(server.value) && !document.hidden) askServer();
 }, LOOK_AGAIN_MS);

@@ -11,7 +11,7 @@ function escaped(text) {
 
 const formula = {
   renderer: (/** @type {any} */ token) =>
-    katex.renderToString(token.formula, { displayMode: token.display, throwOnError: false, maxExpand: 200, maxSize: 20 }),
+    katex.renderToString(token.formula, { displayMode: token.display, throwOnError: false, strict: "ignore", maxExpand: 200, maxSize: 20 }),
 };
 const marked = new Marked({
   gfm: true,
@@ -80,21 +80,47 @@ function safe(html) {
 export class Blocks {
   /** @type {Map<string, string>} */
   #made = new Map();
+  #numLinks = 0;
 
   /**
    * @param {string} text all of it
    * @returns {string[]} HTML of each block
    */
   of(text) {
+    const tokens = attempt(() => marked.lexer(text), null);
+    if (!tokens) return [plain(text)];
+    const numLinks = Object.keys(tokens.links).length;
+    const known = numLinks === this.#numLinks ? this.#made : new Map(); // else what they name has changed
     const made = new Map();
-    const html = marked.lexer(text)
+    const html = tokens
       .filter(({ type }) => type !== "space" && type !== "def")
       .map((token) => {
-        const block = this.#made.get(token.raw) ?? safe(marked.parser([token]));
+        const block = known.get(token.raw) ?? attempt(() => safe(marked.parser([token])), plain(token.raw));
         made.set(token.raw, block);
         return block;
       });
     this.#made = made;
+    this.#numLinks = numLinks;
     return html;
   }
+}
+
+/**
+ * What a model writes may be nested deeper than any parser goes.
+ *
+ * @template T
+ * @param {() => T} make
+ * @param {T} otherwise
+ */
+function attempt(make, otherwise) {
+  try {
+    return make();
+  } catch {
+    return otherwise;
+  }
+}
+
+/** @param {string} text */
+function plain(text) {
+  return `<p class="plain">${escaped(text)}</p>`;
 }

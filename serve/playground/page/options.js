@@ -12,7 +12,6 @@
 /** @type {Field[]} */
 export const FIELDS = ["temperature", "top_p", "max_tokens", "thinking_token_budget", "votes"];
 const MAX_VOTES = 64;
-const SMALLEST_REPLY = 16;
 
 /**
  * @param {Preset} preset
@@ -25,7 +24,7 @@ export function controlsOf(preset, maxModelLen) {
   const ranges = {
     temperature: [0, 2, 0.05],
     top_p: [0.05, 1, 0.05],
-    max_tokens: [SMALLEST_REPLY, maxModelLen, step],
+    max_tokens: [1, maxModelLen, step],
     thinking_token_budget: [0, maxModelLen, step],
     votes: [1, MAX_VOTES, 1],
   };

@@ -22,6 +22,14 @@ export async function readConversations() {
   return all.sort((/** @type {any} */ a, /** @type {any} */ b) => b.updated - a.updated);
 }
 
+/**
+ * @param {string} id
+ * @returns {Promise<import("./conversations.js").Conversation | undefined>}
+ */
+export async function readConversation(id) {
+  return (await database()).get(CONVERSATIONS, id);
+}
+
 /** @param {import("./conversations.js").Conversation} conversation */
 export async function keepConversation(conversation) {
   await (await database()).put(CONVERSATIONS, conversation);
@@ -32,16 +40,18 @@ export async function forgetConversation(id) {
   await (await database()).delete(CONVERSATIONS, id);
 }
 
+/** @typedef {"localStorage" | "sessionStorage"} Where which some browsers deny, or have full */
+
 /**
  * @template T
  * @param {string} name
  * @param {T} otherwise
- * @param {Storage} [storage]
+ * @param {Where} [where]
  * @returns {T}
  */
-export function readSetting(name, otherwise, storage = localStorage) {
+export function readSetting(name, otherwise, where = "localStorage") {
   try {
-    return JSON.parse(storage.getItem(`r1-serve.${name}`) ?? "null") ?? otherwise;
+    return JSON.parse(window[where].getItem(`r1-serve.${name}`) ?? "null") ?? otherwise;
   } catch {
     return otherwise;
   }
@@ -50,9 +60,13 @@ export function readSetting(name, otherwise, storage = localStorage) {
 /**
  * @param {string} name
  * @param {unknown} value null forgets it
- * @param {Storage} [storage]
+ * @param {Where} [where]
  */
-export function keepSetting(name, value, storage = localStorage) {
-  if (value === null) storage.removeItem(`r1-serve.${name}`);
-  else storage.setItem(`r1-serve.${name}`, JSON.stringify(value));
+export function keepSetting(name, value, where = "localStorage") {
+  try {
+    if (value === null) window[where].removeItem(`r1-serve.${name}`);
+    else window[where].setItem(`r1-serve.${name}`, JSON.stringify(value));
+  } catch {
+    // It holds until the page is closed.
+  }
 }

@@ -15,7 +15,8 @@ import { Sidebar } from "./sidebar.js";
 export function App() {
   useEffect(() => {
     const onKey = (/** @type {KeyboardEvent} */ event) => {
-      if (event.key !== "Escape") return;
+      const target = /** @type {Element} */ (event.target);
+      if (event.key !== "Escape" || event.isComposing || target.closest("dialog, .menu, .editing, [type=search]")) return;
       if (overlay.value === "sidebar") sidebarOpen.value = false;
       else if (overlay.value === "options") optionsOpen.value = false;
       else stop();

@@ -1,37 +1,28 @@
-import { useEffect, useLayoutEffect, useRef, useState } from "../vendor/vendor.js";
+import { useEffect, useRef, useState } from "../vendor/vendor.js";
 import { send } from "../actions.js";
+import { shownOf } from "../conversations.js";
 import { t } from "../i18n.js";
 import { phaseOf } from "../reply.js";
-import { current, currentLive, model, server, useChanges } from "../state.js";
+import { canAsk, current, currentLive, model, useChanges } from "../state.js";
 import { Composer } from "./composer.js";
-import { html, useElement } from "./html.js";
+import { html } from "./html.js";
 import { IconButton } from "./icons.js";
-import { ReplyTurn, UserTurn } from "./turn.js";
-
-const NEAR_END_PX = 80;
+import { useStick } from "./stick.js";
+import { ReplyTurn, UserTurn, putOffUntil } from "./turn.js";
 
 export function Chat() {
-  const list = useElement();
-  const [atEnd, setAtEnd] = useState(true);
+  useChanges();
   const conversation = current.value;
-  const tick = useChanges();
-  useEffect(() => setAtEnd(true), [conversation?.id, conversation?.turns.length]);
-  useLayoutEffect(() => {
-    if (atEnd) list.current.scrollTop = list.current.scrollHeight;
-  }, [tick, atEnd, conversation]);
-
-  const onScroll = () => {
-    const { scrollTop, scrollHeight, clientHeight } = list.current;
-    setAtEnd(scrollHeight - scrollTop - clientHeight < NEAR_END_PX);
-  };
+  const { element, onScroll, atEnd, toEnd } = useStick(conversation !== null);
+  useEffect(toEnd, [conversation?.id, conversation?.turns.length]);
   return html`
     <main class="chat">
-      <div class="turns" ref=${list} onScroll=${onScroll} tabindex="-1">
-        ${conversation ? html`<${Turns} turns=${conversation.turns} />` : html`<${Welcome} />`}
+      <div class="turns" ref=${element} onScroll=${onScroll} tabindex="-1">
+        ${conversation ? html`<${Turns} key=${conversation.id} turns=${conversation.turns} />` : html`<${Welcome} />`}
       </div>
-      ${!atEnd && html`<${IconButton} icon="down" label=${t("toEnd")} class="icon-button to-end" onClick=${() => setAtEnd(true)} />`}
+      ${!atEnd && html`<${IconButton} icon="down" label=${t("toEnd")} class="icon-button to-end" onClick=${toEnd} />`}
       <${Composer} key=${conversation?.id} />
-      <${Spoken} />
+      <${Spoken} key=${`spoken ${conversation?.id}`} />
     </main>`;
 }
 
@@ -40,8 +31,8 @@ function Turns({ turns }) {
   useChanges();
   return turns.map((turn, index) =>
     turn.role === "user"
-      ? html`<${UserTurn} key=${`${current.value?.id}-${index}`} turn=${turn} index=${index} />`
-      : html`<${ReplyTurn} key=${`${current.value?.id}-${index}`} turn=${turn} last=${index === turns.length - 1} />`);
+      ? html`<${UserTurn} key=${index} turn=${turn} index=${index} />`
+      : html`<${ReplyTurn} key=${index} turn=${turn} last=${index === turns.length - 1} />`);
 }
 
 function Welcome() {
@@ -50,22 +41,32 @@ function Welcome() {
     <h2>${t("welcome")}</h2>
     ${model.value && html`<p>${t("welcomeMore", { model: model.value.id })}</p>`}
     <ul>${examples.map((name) => html`<li key=${name}>
-      <button type="button" disabled=${server.value !== "ready"} onClick=${() => send(t(name))}>${t(name)}</button>
+      <button type="button" disabled=${!canAsk.value} onClick=${() => send(t(name))}>${t(name)}</button>
     </li>`)}</ul>
   </section>`;
 }
 
 /** For who listens: phases, not every word. */
 function Spoken() {
-  const live = currentLive.value;
   useChanges();
-  const [said, setSaid] = useState("");
-  const phase = live ? phaseOf(live.reply) : "over";
-  const before = useRef("over");
+  const [said, say] = useState("");
+  const live = currentLive.value;
+  const phase = !live ? "over" : live.wait ? "putOff" : phaseOf(live.reply);
+  const before = useRef(phase);
   useEffect(() => {
     if (phase === before.current) return;
     before.current = phase;
-    setSaid(phase === "over" ? t("done") : phase === "waiting" || phase === "voting" ? "" : t(phase));
+    if (phase === "over") say(ended());
+    else if (phase === "putOff" && live?.wait) say(putOffUntil(live.wait));
+    else say(phase === "thinking" || phase === "answering" ? t(phase) : "");
   }, [phase]);
   return html`<p class="unseen" role="status" aria-live="polite">${said}</p>`;
+}
+
+/** How the last reply did; failures are alerts of their own. */
+function ended() {
+  const last = current.value?.turns.at(-1);
+  const reply = last?.role === "assistant" ? shownOf(last) : null;
+  if (!reply || reply.failure) return "";
+  return t(reply.stopped ? "stopped" : "done");
 }

@@ -1,5 +1,5 @@
 import { useEffect, useState } from "../vendor/vendor.js";
-import { getJson, getText } from "../api.js";
+import { ApiError, getJson, getText } from "../api.js";
 import { KEPT_S, LOOK_EVERY_S, WINDOW_S, glanceOf } from "../fleet.js";
 import { duration, number, t } from "../i18n.js";
 import { parseMetrics } from "../prometheus.js";
@@ -16,12 +16,12 @@ import { Spark } from "./spark.js";
 
 export function Fleet() {
   const [seen, setSeen] = useState(/** @type {{glances: Glance[], replicas: Replica[]} | null} */ (null));
-  const [failed, setFailed] = useState(false);
+  const [failed, setFailed] = useState("");
   useEffect(() => watch(setSeen, setFailed), [key.value]);
   const now = seen?.glances.at(-1);
   return html`<main class="fleet" tabindex="-1">
     <p class="quiet">${t("fleetMore", { seconds: LOOK_EVERY_S, window: WINDOW_S })}</p>
-    ${failed && html`<p class="failure" role="alert">${t("noMetrics")}</p>`}
+    ${failed && html`<p class="failure" role="alert">${t(failed)}</p>`}
     ${seen && now && html`<${Cards} now=${now} glances=${seen.glances} replicas=${seen.replicas} /><${Engines} replicas=${seen.replicas} />`}
   </main>`;
 }
@@ -30,7 +30,7 @@ export function Fleet() {
  * Looks until told to stop, while the page can be seen.
  *
  * @param {(seen: {glances: Glance[], replicas: Replica[]}) => void} show
- * @param {(failed: boolean) => void} fail
+ * @param {(words: string) => void} fail
  * @returns {() => void}
  */
 function watch(show, fail) {
@@ -39,18 +39,23 @@ function watch(show, fail) {
   /** @type {Glance[]} */
   let glances = [];
   let going = true;
+  let asking = false;
   const once = async () => {
-    if (document.hidden) return;
+    if (document.hidden || asking) return;
+    asking = true;
     try {
       const [metrics, replicas] = await Promise.all([getText("metrics", key.value), getJson("replicas", key.value)]);
       if (!going) return;
       const latest = { atMs: Date.now(), samples: parseMetrics(metrics) };
       looks = [...looks, latest].filter(({ atMs }) => latest.atMs - atMs <= (WINDOW_S + 2 * LOOK_EVERY_S) * 1000);
       glances = [...glances, glanceOf(looks)].filter(({ atMs }) => latest.atMs - atMs <= KEPT_S * 1000);
-      fail(false);
+      fail("");
       show({ glances, replicas: replicas.data });
-    } catch {
-      if (going) fail(true);
+    } catch (error) {
+      const down = error instanceof ApiError && error.status === 0;
+      if (going) fail(down ? "server_unreachable" : "noMetrics");
+    } finally {
+      asking = false;
     }
   };
   once();
@@ -79,8 +84,13 @@ function Cards({ now, glances, replicas }) {
   return html`<dl class="cards">${cards.map(([name, value, line]) => html`<div class="card" key=${name} data-figure=${name}>
     <dt>${t(/** @type {string} */ (name))}</dt>
     <dd>${value}</dd>
-    ${line && html`<dd><${Spark} values=${glances.map(/** @type {any} */ (line))} label=${t("lastMinutes", { minutes: KEPT_S / 60 })} /></dd>`}
+    ${line && html`<dd><${Spark} values=${glances.map(/** @type {any} */ (line))} label=${`${t(/** @type {string} */ (name))}, ${t("lastMinutes", { minutes: KEPT_S / 60 })}`} /></dd>`}
   </div>`)}</dl>`;
+}
+
+/** @param {Replica[]} replicas */
+function worstFirst(replicas) {
+  return [...replicas].sort((a, b) => Number(a.ready) - Number(b.ready));
 }
 
 /** @param {{replicas: Replica[]}} props */
@@ -89,7 +99,7 @@ function Engines({ replicas }) {
   const columns = ["engine", "state", "model", "inFlight", "running", "waitingThere", "cache", "ejections", "lastError"];
   return html`<div class="table" tabindex="0" role="region" aria-label=${t("fleet")}><table>
     <thead><tr>${columns.map((name) => html`<th key=${name} scope="col">${t(name)}</th>`)}</tr></thead>
-    <tbody>${replicas.map((it) => html`<tr key=${it.url}>
+    <tbody>${worstFirst(replicas).map((it) => html`<tr key=${it.url}>
       <th scope="row">${it.url.replace(/^https?:\/\//, "")}</th>
       <td><span class=${it.ready ? "state ready" : "state"}>${t(`state_${it.state}`)}</span></td>
       <td>${it.model ?? "–"}</td>
@@ -106,5 +116,5 @@ function Engines({ replicas }) {
 /** @param {{value: number | null}} props */
 function Share({ value }) {
   if (value === null) return "–";
-  return html`<span class="share"><meter min="0" max="1" value=${value} /> ${number(100 * value, 0)} %</span>`;
+  return html`<span class="share"><meter min="0" max="1" value=${value} aria-label=${t("cache")} /> ${number(100 * value, 0)} %</span>`;
 }

@@ -9,6 +9,7 @@ const PATHS = {
   send: "M12 19V5M6 11l6-6 6 6",
   stop: "M7 7h10v10H7z",
   copy: "M9 9h10v10H9zM5 15V5h10",
+  done: "M5 13l5 5L20 7",
   again: "M4 12a8 8 0 1 0 2.5-5.8M4 4v4.5h4.5",
   edit: "M4 20h4L19 9l-4-4L4 16z",
   left: "M14 6l-6 6 6 6",

@@ -1,18 +1,16 @@
-import { useState } from "../vendor/vendor.js";
-import { exportAll, exportOne, importFile, remove, rename, search } from "../actions.js";
+import { useMemo, useState } from "../vendor/vendor.js";
+import { exportAll, exportOne, importFile, remove, rename, search } from "../history.js";
 import { LANGUAGE_NAMES, day, t } from "../i18n.js";
 import {
-  conversations, current, keyAsked, language, lives, overlay, place, sidebarOpen, theme, useChanges,
+  chosenLanguage, conversations, current, keyAsked, language, lives, overlay, place, sidebarOpen, theme,
 } from "../state.js";
 import { html, useElement } from "./html.js";
 import { Icon, IconButton } from "./icons.js";
 
 export function Sidebar() {
   const [words, setWords] = useState("");
-  useChanges();
-  const found = words.trim()
-    ? search(words)
-    : conversations.value.map((conversation) => ({ conversation, found: "" }));
+  const all = conversations.value;
+  const found = useMemo(() => (words.trim() ? search(words) : all.map((conversation) => ({ conversation, found: "" }))), [words, all]);
   return html`
     <aside class=${sidebarOpen.value ? "sidebar open" : "sidebar"} aria-label=${t("history")} inert=${overlay.value === "options"}>
       <div class="row">
@@ -24,7 +22,7 @@ export function Sidebar() {
         onInput=${(/** @type {any} */ event) => setWords(event.target.value)} />
       <nav class="history" aria-label=${t("history")}>
         ${found.length === 0 && html`<p class="quiet">${t(words ? "nothingFound" : "noHistory")}</p>`}
-        <ul>${found.map((it) => html`<${Entry} key=${it.conversation.id} ...${it} />`)}</ul>
+        <ul>${found.map((it) => html`<${Entry} key=${it.conversation.id} ...${it} title=${it.conversation.title} live=${lives.value.has(it.conversation.id)} />`)}</ul>
       </nav>
       <${Foot} />
     </aside>
@@ -38,10 +36,8 @@ function go(conversation) {
   location.hash = "#/";
 }
 
-/** @param {{conversation: import("../conversations.js").Conversation, found: string}} props */
-function Entry({ conversation, found }) {
-  useChanges();
-  const { id, title, updated } = conversation;
+/** @param {{conversation: import("../conversations.js").Conversation, found: string, title: string, live: boolean}} props */
+function Entry({ conversation, found, title, live }) {
   const here = current.value === conversation && place.value !== "#/fleet";
   const menu = useElement();
   const act = (/** @type {() => void} */ action) => () => {
@@ -57,12 +53,12 @@ function Entry({ conversation, found }) {
   });
   return html`<li class=${here ? "entry here" : "entry"}>
     <button type="button" class="open" aria-current=${here ? "page" : undefined} onClick=${() => go(conversation)}>
-      <span class="title">${lives.value.has(id) && html`<span class="dot pulse" />`}${title}</span>
-      <span class="quiet">${found || day(updated)}</span>
+      <span class="title">${live && html`<span class="dot pulse" role="img" aria-label=${t("answering")} />`}${title}</span>
+      <span class="quiet">${found || day(conversation.updated)}</span>
     </button>
-    <details class="menu" ref=${menu} onFocusOut=${(/** @type {FocusEvent} */ event) => {
+    <details class="menu" ref=${menu} onToggle=${() => menu.current?.open && menu.current.lastElementChild.scrollIntoView({ block: "nearest" })} onFocusOut=${(/** @type {FocusEvent} */ event) => {
       if (menu.current && !menu.current.contains(event.relatedTarget)) menu.current.open = false;
-    }}>
+    }} onKeyDown=${(/** @type {KeyboardEvent} */ event) => { if (event.key === "Escape") menu.current.open = false; }}>
       <summary class="icon-button" aria-label=${t("actions", { title })} title=${t("actions", { title })}>⋯</summary>
       <div class="items">
         <button type="button" onClick=${onRename}><${Icon} name="edit" /> ${t("rename")}</button>
@@ -95,7 +91,7 @@ function Foot() {
     </div>
     <div class="row">
       <select aria-label=${t("language")} title=${t("language")} value=${language.value}
-        onChange=${(/** @type {any} */ event) => { language.value = event.target.value; }}>
+        onChange=${(/** @type {any} */ event) => { chosenLanguage.value = event.target.value; }}>
         ${Object.entries(LANGUAGE_NAMES).map(([code, name]) => html`<option key=${code} value=${code}>${name}</option>`)}
       </select>
       <select aria-label=${t("theme")} title=${t("theme")} value=${theme.value}

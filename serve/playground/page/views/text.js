@@ -8,9 +8,10 @@ export function Text({ text }) {
   const root = useElement();
   const blocks = useMemo(() => new Blocks(), []);
   const made = useMemo(() => blocks.of(text), [text]);
+  const label = t("copy");
   useLayoutEffect(() => {
-    for (const button of root.current.querySelectorAll("button[data-copy]")) button.ariaLabel = button.title = t("copy");
+    for (const button of root.current.querySelectorAll("button[data-copy]")) button.textContent = label;
   });
   return html`<div class="text" ref=${root}>${made.map((it, index) => html`
-    <div key=${index} dangerouslySetInnerHTML=${{ __html: it }} />`)}</div>`;
+    <div key=${index} dir="auto" dangerouslySetInnerHTML=${{ __html: it }} />`)}</div>`;
 }

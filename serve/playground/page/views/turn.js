@@ -1,10 +1,11 @@
 import { useEffect, useState } from "../vendor/vendor.js";
-import { ask, paint, regenerate } from "../actions.js";
-import { copy } from "../clipboard.js";
+import { ask, regenerate } from "../actions.js";
 import { shownOf } from "../conversations.js";
-import { duration, number, t, known } from "../i18n.js";
+import { keep } from "../history.js";
+import { duration, known, number, t } from "../i18n.js";
 import { phaseOf, timesOf, tokensOf } from "../reply.js";
-import { currentLive, useChanges } from "../state.js";
+import { canAsk, current, currentLive, paint, useChanges } from "../state.js";
+import { CopyButton } from "./copy.js";
 import { html } from "./html.js";
 import { IconButton } from "./icons.js";
 import { Text } from "./text.js";
@@ -17,27 +18,32 @@ const CLOCK_MS = 100;
 export function UserTurn({ turn, index }) {
   const [editing, setEditing] = useState(false);
   const [text, setText] = useState(turn.content);
-  const busy = currentLive.value !== null;
   if (editing) {
     const submit = (/** @type {Event} */ event) => {
       event.preventDefault();
+      if (!text.trim() || !canAsk.value) return;
+      const later = (current.value?.turns.length ?? 0) - index - 2;
+      if (later > 0 && !confirm(t("editSure", { count: later }))) return;
       setEditing(false);
-      if (text.trim()) ask(index, text.trim());
+      ask(index, text.trim());
+    };
+    const onKeyDown = (/** @type {KeyboardEvent} */ event) => {
+      if (event.key === "Escape" && !event.isComposing) setEditing(false);
     };
     return html`<form class="turn user editing" onSubmit=${submit}>
-      <textarea aria-label=${t("editing")} rows="3" value=${text} onInput=${(/** @type {any} */ event) => setText(event.target.value)}
+      <textarea aria-label=${t("editing")} rows=${Math.min(12, text.split("\n").length + 1)} dir="auto" value=${text} onKeyDown=${onKeyDown} onInput=${(/** @type {any} */ event) => setText(event.target.value)}
         ref=${(/** @type {HTMLElement | null} */ it) => it?.focus()} />
       <div class="row">
-        <button type="submit" class="main-button" disabled=${busy}>${t("send")}</button>
+        <button type="submit" class="main-button" disabled=${!canAsk.value}>${t("send")}</button>
         <button type="button" onClick=${() => setEditing(false)}>${t("cancel")}</button>
       </div>
     </form>`;
   }
   return html`<article class="turn user" aria-label=${t("you")}>
-    <div class="bubble">${turn.content}</div>
+    <div class="bubble" dir="auto">${turn.content}</div>
     <div class="tools">
-      <${IconButton} icon="copy" label=${t("copy")} onClick=${() => copy(turn.content)} />
-      <${IconButton} icon="edit" label=${t("edit")} disabled=${busy} onClick=${() => { setText(turn.content); setEditing(true); }} />
+      <${CopyButton} text=${turn.content} />
+      <${IconButton} icon="edit" label=${t("edit")} disabled=${!canAsk.value} onClick=${() => { setText(turn.content); setEditing(true); }} />
     </div>
   </article>`;
 }
@@ -75,11 +81,19 @@ function Begun({ reply }) {
     ${reply.thinking && html`<${Thinking} reply=${reply} />`}`;
 }
 
-/** @param {import("../generate.js").Wait} props */
-function PutOff({ untilMs, status }) {
+/** @param {import("../generate.js").Wait} wait */
+function PutOff(wait) {
   useChanges();
+  return html`<p class="remark">${putOffUntil(wait)}</p>`;
+}
+
+/** @type {Record<string, string>} */
+const PUT_OFF = { too_many_requests: "busy", rate_limit_exceeded: "limited" };
+
+/** @param {import("../generate.js").Wait} wait */
+export function putOffUntil({ untilMs, code }) {
   const seconds = Math.max(0, Math.ceil((untilMs - Date.now()) / 1000));
-  return html`<p class="remark" role="status">${t(status === 429 ? "busy" : "unready", { seconds })}</p>`;
+  return t(PUT_OFF[code ?? ""] ?? "unready", { time: duration(seconds) });
 }
 
 /** What happened on the way. @param {{reply: import("../reply.js").Reply, last: boolean}} props */
@@ -94,25 +108,31 @@ function Remarks({ reply, last }) {
   ].filter(Boolean);
   return html`
     ${remarks.map((remark) => html`<p class="remark" key=${remark}>${remark}</p>`)}
-    ${failure && html`<div class="failure" role="alert">
+    ${failure && html`<div class="failure" role=${isNew(reply) ? "alert" : undefined}>
       <p>${toldOf(failure)}</p>
-      ${last && html`<button type="button" onClick=${regenerate}>${t("retry")}</button>`}
+      ${last && html`<button type="button" disabled=${!canAsk.value} onClick=${regenerate}>${t("retry")}</button>`}
     </div>`}`;
 }
 
-/** In the visitor's language where the page knows the failure, and what the server said. @param {import("../reply.js").Failure} failure */
+/** Not one of an earlier visit, which nobody is to be alarmed with. @param {import("../reply.js").Reply} reply */
+function isNew({ endMs }) {
+  return (endMs ?? 0) > performance.timeOrigin;
+}
+
+/** In the visitor's language where the page knows the failure, else what the server said. @param {import("../reply.js").Failure} failure */
 function toldOf({ message, code, status }) {
   const own = [`failed_${code}`, `failed_${status}`].find(known);
-  if (own === "failed_0" || own === "failed_stream_broken") return t(own);
-  return `${t(own ?? "failed")} ${message}`;
+  return own ? t(own) : `${t("failed")} ${message}`;
 }
 
 /** @param {{turn: import("../conversations.js").AssistantTurn, last: boolean}} props */
 function Tools({ turn, last }) {
   useChanges();
   const reply = shownOf(turn);
-  const busy = currentLive.value !== null;
-  const show = (/** @type {number} */ index) => { turn.shown = index; paint(); };
+  const show = (/** @type {number} */ index) => {
+    turn.shown = index;
+    if (current.value) keep(current.value);
+  };
   const count = turn.variants.length;
   return html`<div class="tools">
     ${count > 1 && html`<span class="variants">
@@ -120,8 +140,8 @@ function Tools({ turn, last }) {
       <span>${t("variant", { at: turn.shown + 1, count })}</span>
       <${IconButton} icon="right" label=${t("next")} disabled=${turn.shown === count - 1} onClick=${() => show(turn.shown + 1)} />
     </span>`}
-    ${reply.answer && html`<${IconButton} icon="copy" label=${t("copy")} onClick=${() => copy(reply.answer)} />`}
-    ${last && html`<${IconButton} icon="again" label=${t("regenerate")} disabled=${busy} onClick=${regenerate} />`}
+    ${reply.answer && html`<${CopyButton} text=${reply.answer} />`}
+    ${last && html`<${IconButton} icon="again" label=${t("regenerate")} disabled=${!canAsk.value} onClick=${regenerate} />`}
     <span class="quiet figures">${figuresOf(reply)}</span>
   </div>`;
 }
