@@ -84,20 +84,6 @@ def _short(arguments: list[str], told: dict[str, Any], here: Here) -> list[str]:
         _sweep(loads, (told["trace"], told["speed"]), told["search"])
     except SettingsError as exc:
         raise Wrong(str(exc)) from exc
-    kept = _without(arguments, *(f"--{it}" for it in ("rates", "trace", "search", *loads)))
-    kept += [] if told["url"] else ["--url", here.router]
-    return [*kept, "--rates", "8", "--seconds", "1", "--warm-up", "0", "--repeats", "1"]
-
-
-def _short(arguments: list[str], told: dict[str, Any], here: Here) -> list[str]:
-    """A second of a few requests, in place of the load that was asked for."""
-    from benchmarks.loadtest.commands import _sweep
-
-    loads: Any = {"concurrency": told["concurrency"], "rate": told["rates"], "batch": told["batch"]}
-    try:
-        _sweep(loads, (told["trace"], told["speed"]), told["search"])
-    except SettingsError as exc:
-        raise Wrong(str(exc)) from exc
     kept = _without(arguments, "--concurrency", "--rates", "--batch", "--trace", "--search")
     kept += [] if told["url"] else ["--url", here.router]
     return [*kept, "--rates", "8", "--seconds", "1", "--warm-up", "0", "--repeats", "1"]
