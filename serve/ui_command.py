@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import http.client
 import urllib.error
 import urllib.request
 import webbrowser
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import typer
 
@@ -13,6 +15,8 @@ from serve.commands import clear_errors
 from serve.settings import SettingsError
 
 TIMEOUT_S = 5.0
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+"""Hosts that no proxy leads to, whatever `http_proxy` says; browsers keep to that too."""
 
 
 def ui(
@@ -32,14 +36,22 @@ def ui(
 
 def _look(page: str) -> None:
     """Raises `SettingsError` where there is no playground."""
+    direct = urlsplit(page).hostname in LOOPBACK
+    handlers = [urllib.request.ProxyHandler({})] if direct else []
+    opener = urllib.request.build_opener(*handlers)
     try:
-        urllib.request.urlopen(page, timeout=TIMEOUT_S).close()
+        opener.open(page, timeout=TIMEOUT_S).close()
     except urllib.error.HTTPError as exc:
         exc.close()
-        raise SettingsError(
-            f"{page} answers {exc.code}: the server there has no playground; "
-            "`server.playground = true` in its settings serves it"
-        ) from exc
+        advice = ""
+        if exc.code == 404:
+            advice = (
+                ": the server there has no playground; "
+                "`server.playground = true` in its settings serves it"
+            )
+        raise SettingsError(f"{page} answers {exc.code} {exc.reason}{advice}") from exc
+    except http.client.HTTPException as exc:
+        raise SettingsError(f"what answers at {page} isn't an HTTP server") from exc
     except OSError as exc:
         raise SettingsError(
             f"nothing answers at {page} ({exc}); `make serve` or `r1-serve up` starts a server, "

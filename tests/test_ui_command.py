@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -21,16 +23,30 @@ def browser(tmp_path: Path) -> Path:
     return path
 
 
-async def ui(url: str, browser: Path) -> tuple[int, str]:
+async def ui(url: str, browser: Path, **environment: str) -> tuple[int, str]:
     """Exit status and what it said."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "serve", "ui", "--url", url),
-        env=os.environ | {"BROWSER": str(browser)},
+        env=os.environ | {"BROWSER": str(browser)} | environment,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
     said, _ = await process.communicate()
     return process.returncode or 0, said.decode()
+
+
+@contextlib.asynccontextmanager
+async def answering(answer: bytes) -> AsyncIterator[str]:
+    """The URL of something that sends `answer` to whoever asks."""
+
+    async def answer_it(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        writer.close()
+
+    async with await asyncio.start_server(answer_it, "127.0.0.1", 0) as server:
+        host, port = server.sockets[0].getsockname()
+        yield f"http://{host}:{port}"
 
 
 async def test_it_opens_the_page_of_a_running_server(browser: Path) -> None:
@@ -53,3 +69,26 @@ async def test_a_server_without_the_page_is_told_apart(browser: Path) -> None:
         status, said = await ui(router.url, browser)
     assert status == 2
     assert "server.playground" in said
+
+
+async def test_other_answers_are_told_as_they_are(browser: Path) -> None:
+    async with answering(b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n") as url:
+        status, said = await ui(url, browser)
+    assert status == 2
+    assert "answers 503 Service Unavailable" in said
+    assert "server.playground" not in said
+
+
+async def test_what_speaks_no_http_is_told_in_a_line(browser: Path) -> None:
+    async with answering(b"220 mail.example ESMTP\r\n") as url:
+        status, said = await ui(url, browser)
+    assert status == 2
+    assert "isn't an HTTP server" in said
+    assert "Traceback" not in said
+
+
+async def test_this_machine_is_asked_past_any_proxy(browser: Path) -> None:
+    nobody = f"http://127.0.0.1:{free_port('127.0.0.1')}"
+    async with running_router("http://127.0.0.1:9", wait_ready=False) as router:
+        status, said = await ui(router.url, browser, http_proxy=nobody, no_proxy="")
+    assert (status, said) == (0, f"The playground is at {router.url}/ui/\n")
