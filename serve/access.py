@@ -9,11 +9,8 @@ from serve.keys import Holder, KeyRing
 from serve.playground import ENTRANCES, PREFIX
 from serve.protocol import GenerationRequest
 
-NEEDS_NO_KEY = frozenset(
-    {"/health", "/ready", "/metrics", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"}
-    | ENTRANCES
-)
-"""And the files of the playground: a page that asks for the key can't ask for one."""
+NEEDS_NO_KEY = frozenset({"/health", "/ready", "/metrics", "/docs", "/openapi.json"} | ENTRANCES)
+"""And the files of the pages: a page that asks for the key can't ask for one."""
 _HOLDER = "r1.holder"
 """Scope key of who sent the request, where keys are needed."""
 

@@ -31,8 +31,10 @@ class Console:
 
     def serving(self, settings: Settings, url: str) -> None:
         """The router takes requests."""
-        page = f"playground at {url}/ui, " if settings.server.playground else ""
-        self.line(f"Serving {settings.engine.served_name} at {url} ({page}docs at {url}/docs).")
+        pages = (
+            f" (playground at {url}/ui, docs at {url}/docs)" if settings.server.playground else ""
+        )
+        self.line(f"Serving {settings.engine.served_name} at {url}{pages}.")
 
     def problem(self, text: str) -> None:
         """An engine's log line: shown if it tells of an error."""

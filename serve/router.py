@@ -86,6 +86,8 @@ def build_app(settings: Settings, worker: Worker = ALONE) -> FastAPI:
         version=__version__,
         summary="A reasoning-aware, OpenAI-compatible router over vLLM.",
         lifespan=lifespan,
+        docs_url=None,  # FastAPI's pages let another host's scripts run at this one's address
+        redoc_url=None,
         redirect_slashes=False,
     )
     app.state.router = router

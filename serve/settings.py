@@ -46,7 +46,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Listen on other addresses than loopback without keys: something in front authenticates."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     playground: bool = True
-    """Serve the playground's page at `/ui`."""
+    """Serve the pages: the playground at `/ui`, the API's description at `/docs`."""
 
 
 class RouterSettings(msgspec.Struct, frozen=True, kw_only=True):

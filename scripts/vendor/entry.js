@@ -1,11 +1,11 @@
 // What the playground's page takes from other people's libraries, and nothing else of them.
-export { signal, computed, effect, batch, useSignal, useSignalEffect } from "@preact/signals";
+export { signal, computed, effect, batch } from "@preact/signals";
 export { default as DOMPurify } from "dompurify";
 export { default as htm } from "htm";
 export { openDB } from "idb";
 export { default as katex } from "katex";
 export { Marked } from "marked";
-export { h, render, Fragment } from "preact";
+export { h, render } from "preact";
 export { useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
 
 import hljs from "highlight.js/lib/core";

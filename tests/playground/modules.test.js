@@ -1,4 +1,4 @@
-// What the page's pure modules do; `test_modules.py` runs this with the rest.
+// What the page's pure modules do; `test_page.py` runs this.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from pathlib import Path
+from urllib.parse import urljoin
 
 import httpx
 import pytest
+from playwright.async_api import async_playwright
 
 from serve.playground import PAGE
 from serve.presets import read_presets
 from serve.router import build_app
 from serve.settings import RouterSettings, ServerSettings, Settings
 from tests.conftest import ROOT
+from tests.playground.support import launched, visiting
+from tests.support import program, running_router
 
 NOWHERE = RouterSettings(engine_urls=["http://127.0.0.1:9"])
 
@@ -26,10 +29,11 @@ def client(server: ServerSettings | None = None) -> httpx.AsyncClient:
 
 async def test_the_page_and_everything_it_names_is_served_without_an_engine() -> None:
     async with client() as http:
-        page = await http.get("/ui/")
-        assert page.headers["content-type"].startswith("text/html")
-        for name in re.findall(r'(?:src|href)="([^".][^"]*)"', page.text):
-            assert (await http.get(f"/ui/{name}")).status_code == 200, name
+        for path in ("/ui/", "/docs"):
+            page = await http.get(path)
+            assert page.headers["content-type"].startswith("text/html")
+            for name in re.findall(r'(?:src|href)="([^".][^"]*)"', page.text):
+                assert (await http.get(urljoin(path, name))).status_code == 200, name
         script = await http.get("/ui/main.js")
         assert script.headers["content-type"].startswith("text/javascript")
 
@@ -41,16 +45,18 @@ async def test_what_the_modules_import_exists() -> None:
                 assert (module.parent / name).is_file(), f"{module.name}: {name}"
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
 @pytest.mark.parametrize("path", ["/", "/ui"])
-async def test_the_entrances_lead_to_the_page_behind_any_prefix(path: str) -> None:
+async def test_the_entrances_lead_to_the_page_behind_any_prefix(path: str, method: str) -> None:
     async with client() as http:
-        reply = await http.get(path)
+        reply = await http.request(method, path)
     assert (reply.status_code, reply.headers["location"]) == (307, "ui/")
 
 
-async def test_the_page_may_run_and_ask_nothing_of_others() -> None:
+@pytest.mark.parametrize("path", ["/ui/", "/docs"])
+async def test_the_page_may_run_and_ask_nothing_of_others(path: str) -> None:
     async with client() as http:
-        headers = (await http.get("/ui/")).headers
+        headers = (await http.get(path)).headers
     policy = headers["content-security-policy"]
     assert "default-src 'none'" in policy
     assert "script-src 'self';" in policy
@@ -92,11 +98,25 @@ async def test_it_can_be_switched_off() -> None:
     async with client(ServerSettings(playground=False)) as http:
         assert (await http.get("/ui/")).status_code == 404
         assert (await http.get("/")).status_code == 404
+        assert (await http.get("/docs")).status_code == 404
 
 
 def test_the_openapi_document_is_of_the_api_alone() -> None:
     app = build_app(Settings(router=NOWHERE))
-    assert not [path for path in app.openapi()["paths"] if path.startswith("/ui")]
+    assert not [path for path in app.openapi()["paths"] if path.startswith(("/ui", "/docs"))]
+
+
+async def test_the_description_of_the_api_shows_and_tries_it_with_nothing_from_elsewhere() -> None:
+    async with (
+        running_router("http://127.0.0.1:9", wait_ready=False) as router,
+        async_playwright() as playwright,
+        visiting(await launched(playwright), router.url) as page,
+    ):
+        await page.goto(f"{router.url}/docs")
+        await page.click("[id$=presets_v1_presets_get] .opblock-summary-control")
+        await page.click(".try-out__btn")
+        await page.click(".execute")
+        await page.wait_for_selector(".live-responses-table :text('math')")
 
 
 def test_shipped_presets_are_described_in_chinese_too() -> None:
@@ -106,9 +126,7 @@ def test_shipped_presets_are_described_in_chinese_too() -> None:
 
 
 def test_the_pure_modules_do_what_their_tests_say() -> None:
-    node = shutil.which("node")
-    if node is None:
-        pytest.skip("no Node.js on the PATH")
+    node = program("node", package="nodejs")
     done = subprocess.run(
         [node, "--test", str(Path(__file__).parent)], capture_output=True, text=True, cwd=ROOT
     )
