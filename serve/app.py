@@ -27,6 +27,7 @@ from serve.errors import (
     ServeError,
 )
 from serve.journal import NOT_TOLD
+from serve.playground import PREFIX
 from serve.response import EngineResponse
 from serve.state import Router
 from serve.strict import did_you_mean
@@ -73,7 +74,8 @@ class App(FastAPI):
                 router.journal.trace(visit, scope)
                 await self._generate(handler, visit, Request(scope, receive), send)
         finally:
-            if scope["path"] not in NOT_TOLD:
+            path = scope["path"]
+            if path in self.generations or not (path in NOT_TOLD or path.startswith(PREFIX)):
                 visit.route = self.route_of(scope)
                 router.journal.end(visit)
 

@@ -20,8 +20,9 @@ from serve.worker import Worker
 
 log = logging.getLogger(__name__)
 
-NOT_TOLD = frozenset({"/health", "/ready", "/metrics"})
-"""Paths that machines ask for every few seconds."""
+NOT_TOLD = frozenset({"/health", "/ready", "/metrics", "/replicas"})
+"""Paths that machines, and the playground's fleet page, ask for every few seconds. The files of the
+pages aren't told of either."""
 
 
 class Journal:

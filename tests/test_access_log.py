@@ -175,7 +175,7 @@ async def test_who_is_refused_is_logged_as_well(
     told = []
     bearer = {"authorization": f"Bearer {key}"}
     async with logged(log, engine, server=server, headers=bearer) as router:
-        for path in ("/health", "/ready", "/metrics"):
+        for path in ("/health", "/ready", "/metrics", "/replicas", "/ui/", "/ui/main.js"):
             await router.http.get(path)
         for body in (b"{", b'{"messages": []}', b"x" * 2000):
             await router.http.post("/v1/chat/completions", content=body)
