@@ -96,7 +96,7 @@ VENDOR := serve/playground/page/vendor
 VENDORED := cd scripts/vendor && npm ci --ignore-scripts --no-audit --no-fund --silent
 
 .PHONY: vendor
-vendor:  ## write the playground's libraries again, from scripts/vendor/package-lock.json (npm)
+vendor:  ## write the pages' libraries again, from scripts/vendor/package-lock.json (npm)
 	@$(VENDORED) && node build.js $(CURDIR)/$(VENDOR)
 
 .PHONY: playground-check
@@ -179,5 +179,6 @@ lock:  ## resolve requirements/*.txt again; UPGRADE=1 takes newer versions
 
 .PHONY: clean
 clean:  ## remove environments, caches and build results
-	rm -rf $(VENV) .venvs build dist site bench-results .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venvs build dist site bench-results .pytest_cache .mypy_cache .ruff_cache .hypothesis \
+		scripts/vendor/node_modules
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
