@@ -9,9 +9,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from playwright.async_api import Browser, Page, Playwright
+from playwright.async_api import Browser, Page, Playwright, expect
 
 from tests.support import program
+
+TIMEOUT_MS = 15_000
+expect.set_options(timeout=TIMEOUT_MS)
 
 
 async def launched(playwright: Playwright) -> Browser:
@@ -35,7 +38,7 @@ async def visiting(
     )
     await opened.add_init_script(script)
     page = await opened.new_page()
-    page.set_default_timeout(15_000)
+    page.set_default_timeout(TIMEOUT_MS)
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on(
         "console",
