@@ -30,7 +30,8 @@ IN_CONTAINERS = "/etc/r1-serve/"
 def make(arguments: list[str], here: Here) -> int:
     """`serve` starts what its recipe starts; of others the recipe's commands can be read. Installs
     are tests/test_install.py's, and CI calls `lint`, `test` and `k8s-check`."""
-    environment = os.environ | {"PATH": here.path}
+    # Nothing of a make that runs these tests: it hands its own variables down.
+    environment = {"PATH": here.path, "HOME": os.environ["HOME"]}
     command = ["make", "--dry-run", "--no-print-directory", *arguments]
     done = subprocess.run(
         command, cwd=here.base, env=environment, capture_output=True, text=True, check=False
