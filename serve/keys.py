@@ -180,7 +180,7 @@ class KeyRing:
 
 def check_exposure(server: ServerSettings) -> None:
     """Raises `SettingsError` where the router would be open to others without keys."""
-    if server.keys_file is None and not server.allow_anonymous and not _is_loopback(server.host):
+    if server.keys_file is None and not server.allow_anonymous and not is_loopback(server.host):
         raise SettingsError(
             f"server.host = `{server.host}` can be reached from outside, and no key is asked for. "
             "Make a key with `r1-serve key create NAME --file keys.toml` and set "
@@ -189,7 +189,7 @@ def check_exposure(server: ServerSettings) -> None:
         )
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -12,11 +12,10 @@ from urllib.parse import urlsplit
 import typer
 
 from serve.commands import clear_errors
+from serve.keys import is_loopback
 from serve.settings import SettingsError
 
 TIMEOUT_S = 5.0
-LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
-"""Hosts that no proxy leads to, whatever `http_proxy` says; browsers keep to that too."""
 
 
 def ui(
@@ -36,7 +35,8 @@ def ui(
 
 def _look(page: str) -> None:
     """Raises `SettingsError` where there is no playground."""
-    direct = urlsplit(page).hostname in LOOPBACK
+    # No proxy leads there, whatever `http_proxy` says; browsers keep to that too.
+    direct = is_loopback(urlsplit(page).hostname or "")
     handlers = [urllib.request.ProxyHandler({})] if direct else []
     opener = urllib.request.build_opener(*handlers)
     try:

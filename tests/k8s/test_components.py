@@ -191,8 +191,7 @@ def test_the_ways_in_lead_to_the_router(variant: str) -> None:
 @pytest.mark.parametrize("variant", WAYS_IN)
 def test_from_outside_everything_but_the_playground_asks_for_a_key(variant: str) -> None:
     """What clients call is reached, the page for them too; metrics, the API's description and the
-    replicas' addresses are
-    for those inside."""
+    replicas' addresses are for those inside."""
     manifests = render(variant)
     settings = Settings(router=RouterSettings(engine_urls=["http://127.0.0.1:9"]))
     inside = {"/", "/replicas", *NEEDS_NO_KEY} - {"/ui"}

@@ -9,14 +9,14 @@ from urllib.parse import urljoin
 
 import httpx
 import pytest
-from playwright.async_api import async_playwright
+from playwright.async_api import Browser
 
 from serve.playground import PAGE
 from serve.presets import read_presets
 from serve.router import build_app
 from serve.settings import RouterSettings, ServerSettings, Settings
 from tests.conftest import ROOT
-from tests.playground.support import launched, visiting
+from tests.playground.support import visiting
 from tests.support import program, running_router
 
 NOWHERE = RouterSettings(engine_urls=["http://127.0.0.1:9"])
@@ -106,11 +106,13 @@ def test_the_openapi_document_is_of_the_api_alone() -> None:
     assert not [path for path in app.openapi()["paths"] if path.startswith(("/ui", "/docs"))]
 
 
-async def test_the_description_of_the_api_shows_and_tries_it_with_nothing_from_elsewhere() -> None:
+@pytest.mark.asyncio(loop_scope="module")
+async def test_the_description_of_the_api_shows_and_tries_it_with_nothing_from_elsewhere(
+    browser: Browser,
+) -> None:
     async with (
         running_router("http://127.0.0.1:9", wait_ready=False) as router,
-        async_playwright() as playwright,
-        visiting(await launched(playwright), router.url) as page,
+        visiting(browser, router.url) as page,
     ):
         await page.goto(f"{router.url}/docs")
         await page.click("[id$=presets_v1_presets_get] .opblock-summary-control")
