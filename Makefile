@@ -17,6 +17,9 @@ TEST_PROCESSES ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 
+# Not the files with most tests first: those with few take the longest.
+PYTEST = $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadgroup --no-loadscope-reorder
+
 # The first Python that is new enough and can make environments; `make PYTHON=…` names another.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14; do \
 	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
@@ -49,12 +52,12 @@ install:  ## only make the environment, tests and tools included
 .PHONY: test
 test:  ## all tests, those on real vLLM included
 	$(install) --profile $(PROFILE) --dev
-	@exec $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadgroup $(ARGS)
+	@exec $(PYTEST) $(ARGS)
 
 .PHONY: test-unit
 test-unit:  ## the tests that need no vLLM
 	$(install) --profile router --dev
-	@exec $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadgroup -m "not engine" $(ARGS)
+	@exec $(PYTEST) -m "not engine" $(ARGS)
 
 .PHONY: lint
 lint:  ## ruff's rules and format, and the types

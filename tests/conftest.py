@@ -39,12 +39,16 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("r1-serve")
 
+# What a script starts in the background ignores Ctrl-C, and what that starts does, too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
+
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Of several processes one has the engine and all that asks for it; else files stay whole."""
     for item in items:
-        asks = "engine" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("engine" if asks else str(item.path)))
+        asks = item.get_closest_marker("engine") and "engine" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("engine" if asks else item.location[0]))
 
 
 @dataclass(frozen=True)
