@@ -188,7 +188,8 @@ async def test_a_reply_goes_on_from_its_last_whole_character(engine: RunningEngi
 
 
 async def test_a_rolling_restart_costs_no_request(stack: Program) -> None:
-    """Both engines are replaced one after the other under load: no request fails."""
+    """Both engines are replaced one after the other under load, which leaves them the time to
+    start: no request fails."""
     old = engines_of(stack)
     questions = itertools.cycle(p.question for p in held_out_problems("word", 200, seed=20261124))
     async with httpx.AsyncClient(base_url=url_of(stack), timeout=120) as http:
@@ -201,6 +202,7 @@ async def test_a_rolling_restart_costs_no_request(stack: Program) -> None:
             batch = await solve_all(http, [next(questions) for _ in range(4)])
             assert all(said["finish"] == ["stop"] and said["done"] for said in batch)
             num_solved += len(batch)
+            await asyncio.wait({restarted}, timeout=1)
         await restarted
         assert num_solved >= 16
         assert not any(server.is_running() for server in old)
