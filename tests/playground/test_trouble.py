@@ -106,6 +106,34 @@ async def test_another_tab_sees_a_reply_grow_and_waits_for_it(browser: Browser) 
         await expect(other.locator(".turn.reply .text")).to_contain_text("It is 4. It is 4.")
 
 
+async def test_another_tab_names_and_ends_what_this_one_writes(browser: Browser) -> None:
+    async with standing_in(step_ms=4) as (engine, router), visiting(browser, router.url) as page:
+        await ask(page, scripted("It is 4. " * 400))
+        other = await page.context.new_page()
+        await other.goto(f"{router.url}/ui/")
+        entry, there = page.locator(".entry"), other.locator(".entry")
+        other.once("dialog", lambda dialog: dialog.accept("fours"))
+        await there.locator("summary").click()
+        await there.get_by_text("Rename").click()
+        await expect(entry).to_contain_text("fours")
+        await page.get_by_role("button", name="Stop").click()
+        await expect(page.locator(".remark")).to_have_text("Stopped.")
+        await page.reload()
+        await expect(entry).to_contain_text("fours")
+
+        await entry.locator(".open").click()
+        await page.get_by_role("button", name="Answer again").click()
+        await eventually(lambda: router.router.gate.num_in_flight == 1)
+        other.once("dialog", lambda dialog: dialog.accept())
+        await there.locator("summary").click()
+        await there.get_by_text("Delete").click()
+        await expect(entry).to_have_count(0)
+        await eventually(lambda: engine.counters.aborted == 2)
+        await page.reload()
+        await expect(page.locator(".welcome")).to_be_visible()
+        await expect(entry).to_have_count(0)
+
+
 async def test_a_full_server_says_when_and_takes_the_question_then(browser: Browser) -> None:
     async with (
         StandInEngine(Options(step_ms=5, prefill_ms=0)) as engine,

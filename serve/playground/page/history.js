@@ -12,7 +12,7 @@ import {
 
 /** A reply that grows is kept every second; one that isn't for so long has lost its page. */
 const ABANDONED_MS = 5000;
-/** Carries the id of what has changed. */
+/** Carries what has changed: its id, and its title, null where it is gone. */
 const tabs = new BroadcastChannel("r1-serve");
 
 /** (`crypto.randomUUID` is for pages over TLS or on this machine only.) */
@@ -26,13 +26,23 @@ export async function restore() {
   conversations.value = [...conversations.value, ...kept.filter(({ id }) => !known.has(id))];
   comeBack();
   endAbandoned();
-  tabs.onmessage = async ({ data: id }) => take(id, await readConversation(id).catch(noStorage));
+  tabs.onmessage = async ({ data }) => take(data, await readConversation(data.id).catch(noStorage));
 }
 
-/** What another tab has changed, unless this one is writing it. @param {string} id @param {Conversation | void} kept */
-function take(id, kept) {
-  if (lives.value.has(id) || keepsNothing.value) return;
+/**
+ * What another tab has changed; of what this one is writing, only its name and its end.
+ *
+ * @param {{id: string, title: string | null}} change
+ * @param {Conversation | void} kept
+ */
+function take({ id, title }, kept) {
+  if (keepsNothing.value) return;
   const others = conversations.value.filter((it) => it.id !== id);
+  const written = lives.value.has(id) && conversations.value.find((it) => it.id === id);
+  if (written) {
+    title === null ? remove(written) : retitle(written, title);
+    return;
+  }
   batch(() => {
     conversations.value = kept ? [kept, ...others] : others;
     if (current.value?.id === id) current.value = kept ?? null;
@@ -56,7 +66,12 @@ export async function keep(conversation) {
   conversation.updated = Date.now();
   paint();
   if (!conversations.value.includes(conversation)) return;
-  await keepConversation(conversation).then(() => tabs.postMessage(conversation.id), noStorage);
+  await keepConversation(conversation).then(() => tell(conversation.id, conversation.title), noStorage);
+}
+
+/** The other tabs. @param {string} id @param {string | null} title */
+function tell(id, title) {
+  tabs.postMessage({ id, title });
 }
 
 /** A chat goes on without. @param {unknown} error */
@@ -75,9 +90,14 @@ export function search(words) {
 
 /** @param {Conversation} conversation @param {string} title */
 export async function rename(conversation, title) {
-  conversation.title = title.trim() || conversation.title;
-  conversations.value = [...conversations.value];
+  retitle(conversation, title.trim() || conversation.title);
   await keep(conversation);
+}
+
+/** @param {Conversation} conversation @param {string} title */
+function retitle(conversation, title) {
+  conversation.title = title;
+  conversations.value = [...conversations.value];
 }
 
 /** @param {Conversation} conversation */
@@ -87,7 +107,7 @@ export async function remove(conversation) {
     conversations.value = conversations.value.filter((it) => it !== conversation);
     if (current.value === conversation) current.value = null;
   });
-  await forgetConversation(conversation.id).then(() => tabs.postMessage(conversation.id), noStorage);
+  await forgetConversation(conversation.id).then(() => tell(conversation.id, null), noStorage);
 }
 
 export function exportAll() {
