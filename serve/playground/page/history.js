@@ -37,13 +37,14 @@ export async function restore() {
  */
 function take({ id, title }, kept) {
   if (keepsNothing.value) return;
-  const others = conversations.value.filter((it) => it.id !== id);
-  const written = lives.value.has(id) && conversations.value.find((it) => it.id === id);
-  if (written) {
-    title === null ? remove(written) : retitle(written, title);
+  const ours = conversations.value.find((it) => it.id === id);
+  if (ours && lives.value.has(id)) {
+    if (title === null) remove(ours);
+    else retitle(ours, title);
     return;
   }
   batch(() => {
+    const others = conversations.value.filter((it) => it !== ours);
     conversations.value = kept ? [kept, ...others] : others;
     if (current.value?.id === id) current.value = kept ?? null;
   });
